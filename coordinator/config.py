@@ -1,0 +1,169 @@
+"""Every limit and default, named once, and where each value in force came from.
+
+A setting is looked for in this order: the environment (``CREWKEEP_`` and its name in capitals), the project's
+``.crewkeep.toml``, the user's ``config.toml`` below the XDG configuration directory, and the default here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import InvalidInput
+
+
+def _s(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a user may turn. Units end the names."""
+
+    #: Time between two heartbeats of a coordinator thread.
+    heartbeat_interval_s: float = _s(1.0, 0.05, 60)
+    #: A heartbeat older than this is stale. At least three intervals.
+    lease_s: float = _s(5.0, 0.2, 600)
+    #: An agent that shows no progress for so long, and is not waiting for input, is hung.
+    hang_after_s: float = _s(30.0, 0.1, 86_400)
+    #: What the patrol does with a hung agent: leave | restart.
+    hang_policy: str = field(default="leave", metadata={"one_of": ("leave", "restart")})
+    #: An agent that shows no progress for so long is no longer `working`.
+    quiet_after_s: float = _s(5.0, 0.05, 86_400)
+    #: Starts of one session within `start_window_s` that brought no progress; after so many it is parked.
+    start_limit: int = field(default=5, metadata={"low": 1, "high": 1000})
+    start_window_s: float = _s(600.0, 1, 86_400)
+    #: The delay before the second fruitless start in a row; it doubles from there to `start_delay_limit_s`.
+    start_delay_s: float = _s(0.5, 0.01, 300)
+    start_delay_limit_s: float = _s(300.0, 0.01, 3600)
+    #: A checkpoint is taken so often when there was progress.
+    checkpoint_interval_s: float = _s(30.0, 0.1, 86_400)
+    #: `stop` waits so long after SIGTERM before it kills.
+    grace_s: float = _s(5.0, 0, 600)
+    #: Pause between the starts of several sessions that are recovered together.
+    recover_spacing_s: float = _s(0.05, 0, 60)
+    #: Failed recoveries in a row after which a sweep halts.
+    recover_brake_count: int = field(default=3, metadata={"low": 1, "high": 1000})
+    #: How long an old incarnation's processes may take to be proven gone.
+    reap_timeout_s: float = _s(6.0, 0.5, 60)
+    #: Put each agent in a control group of its own where the system lets us.
+    use_cgroup: bool = True
+    #: Raw output kept of one session.
+    output_limit_bytes: int = field(default=16 << 20, metadata={"low": 1 << 16, "high": 1 << 34})
+    #: The key that leaves an attached terminal.
+    detach_key: str = "ctrl-]"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat_interval_s <= self.lease_s / 3:
+            raise InvalidInput(
+                f"heartbeat_interval_s ({self.heartbeat_interval_s:g}) must be at most a third of lease_s ({self.lease_s:g})",
+                hint="raise lease_s or lower heartbeat_interval_s",
+            )
+
+
+# Limits that are not for turning.
+
+#: Shards of a new shared context. Measured: more files split the kernel's flush batches and gain nothing.
+SHARD_COUNT = 4
+KEY_LIMIT_BYTES = 512
+VALUE_LIMIT_BYTES = 1 << 20
+#: Nesting of a value; far below where any JSON reader gives up. Arbitrary.
+VALUE_DEPTH_LIMIT = 100
+HISTORY_LIMIT = 50
+UPDATE_TRIES = 4  # the first and three retries
+LOCK_TIMEOUT_S = 10.0
+#: Starting an agent and seeing it run.
+START_TIMEOUT_S = 20.0
+CHECKPOINTS_KEPT = 10
+RECORD_LIMIT_BYTES = 1 << 20
+#: A shutdown that takes longer ends the process at once; the next start recovers.
+SHUTDOWN_TIMEOUT_S = 5.0
+#: All coordinator threads of a home are quiet so soon after the breaker opened.
+BREAKER_QUIET_S = 1.0
+#: Consecutive I/O failures that open the breaker, and the pause before its one probe.
+BREAKER_FAILURES = 5
+BREAKER_PROBE_S = 5.0
+#: Files of a sweep younger than this may belong to somebody who is just writing.
+SWEEP_AGE_S = 60.0
+#: A keeper that lost its epoch exits with this (distinct from every code of the command line).
+EXIT_SUPERSEDED = 76
+
+#: Parts of a variable's name that make it a secret: it is never written to disk.
+SECRET_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether an environment variable of this name is kept off the disk."""
+    return any(mark in name.upper() for mark in SECRET_MARKS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a value in force came from: ``environment``, ``default`` or a file's path."""
+
+    value: object
+    origin: str
+
+
+def load_settings(environment: Mapping[str, str] | None = None, project: Path | None = None) -> Settings:
+    """Return the settings in force. Raises ``InvalidInput`` naming the setting, its value and its source."""
+    return Settings(**{name: found.value for name, found in find_origins(environment, project).items()})  # type: ignore[arg-type]
+
+
+def find_origins(environment: Mapping[str, str] | None = None, project: Path | None = None) -> dict[str, Origin]:
+    """Return every setting's value and where it came from."""
+    environment = os.environ if environment is None else environment
+    user_file = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
+    layers = [(str(path), _read_toml(path)) for path in ([project / ".crewkeep.toml"] if project else []) + [user_file]]
+    found = {}
+    for item in fields(Settings):
+        origin = Origin(value=item.default, origin="default")
+        variable = f"CREWKEEP_{item.name.upper()}"
+        if variable in environment:
+            origin = Origin(value=environment[variable], origin=variable)
+        else:
+            for source, values in layers:
+                if item.name in values:
+                    origin = Origin(value=values[item.name], origin=source)
+                    break
+        found[item.name] = Origin(value=_convert(item, origin), origin=origin.origin)
+    return found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}", hint="mend or remove the file") from error
+    import tomllib  # a millisecond that a process without a file need not pay
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path} is not TOML: {error}", hint="mend or remove the file") from error
+
+
+def _convert(item: Any, origin: Origin) -> object:
+    value, kind = origin.value, type(item.default)
+    try:
+        if kind is bool and isinstance(value, str):
+            value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        elif kind is bool:
+            value = {True: True, False: False}[value]  # type: ignore[index]
+        else:
+            value = kind(value)  # type: ignore[call-arg]
+        low, high = item.metadata.get("low"), item.metadata.get("high")
+        if low is not None and not low <= value <= high:
+            raise ValueError(f"outside {low:g} to {high:g}")
+        if "one_of" in item.metadata and value not in item.metadata["one_of"]:
+            raise ValueError(f"not one of {', '.join(item.metadata['one_of'])}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{item.name} cannot be {origin.value!r} (from {origin.origin}): {error}", hint=f"the default is {item.default!r}"
+        ) from error
+    return value
