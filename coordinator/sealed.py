@@ -1,9 +1,9 @@
 """A sealed record: one line of JSON that says what it is, in which format, and proves that it is whole.
 
-``{"kind": "session", "format": 1, "digest": "<sha256 of the body>", "body": {...}}`` and a newline. A reader is told
+``{"kind": "session", "format": 1, "digest": "<sha256>", "body": {...}}`` and a newline. A reader is told
 apart: missing, empty, zero-filled, truncated, trailing bytes, unreadable, wrong shape, wrong digest, and a newer format
-(which an older program leaves alone). The digest is over the body's canonical form, so a change that parses to the same
-body is harmless.
+(which an older program leaves alone). The digest is over the canonical form of kind, format and body, so a change that
+parses to the same record is harmless.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Body = dict[str, Any]
 
 def encode_sealed(kind: str, format: int, body: Body) -> bytes:
     """Return the line (ASCII, ends with a newline). ``body`` is JSON; text may hold undecodable bytes as surrogates."""
-    return (_canonical({"kind": kind, "format": format, "digest": _digest(body), "body": body}) + "\n").encode("ascii")
+    return (_canonical({"kind": kind, "format": format, "digest": _digest(kind, format, body), "body": body}) + "\n").encode("ascii")
 
 
 def decode_sealed(data: bytes, kind: str, format: int, *, path: object) -> Body:
@@ -47,7 +47,7 @@ def decode_sealed(data: bytes, kind: str, format: int, *, path: object) -> Body:
         raise _damaged(path, "wrong-shape", "has no format number")
     body: Body = record["body"]
     try:
-        whole = record.get("digest") == _digest(body)
+        whole = record.get("digest") == _digest(kind, found, body)
     except (ValueError, RecursionError):
         whole = False
     if not whole:
@@ -81,8 +81,8 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(body: Body) -> str:
-    return hashlib.sha256(_canonical(body).encode("ascii")).hexdigest()
+def _digest(kind: str, format: int, body: Body) -> str:
+    return hashlib.sha256(_canonical([kind, format, body]).encode("ascii")).hexdigest()
 
 
 def _damaged(path: object, reason: str, what: str) -> Damaged:
