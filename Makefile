@@ -1,0 +1,58 @@
+# The only way anything here is run. Needs Python 3.11+, git and make; everything else is set up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint bench docs test-needs clean
+.DEFAULT_GOAL := demo
+
+demo: .make/run          ## four sessions, two kill -9, nothing lost
+	$(BIN)/crewkeep demo
+
+test: .make/dev test-needs   ## everything, in under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: .make/dev          ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .make/run         ## print the measurements and write them as JSON below benchmarks/results
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: .make/dev          ## check that every command is documented and that the examples run
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+# What tests need beyond Python. Where the machine does not allow it, those tests are skipped with the reason.
+test-needs: .make/agents
+
+.make/agents: tests/agents/package.json
+	@mkdir -p .make
+	@if command -v npm >/dev/null 2>&1; then \
+	  (cd tests/agents && npm install --no-audit --no-fund --loglevel=error) && touch $@ \
+	    || echo "npm could not install the agents; their tests will be skipped" >&2; \
+	else echo "npm is not installed; the tests of real agents will be skipped" >&2; fi
+
+tests/agents/package.json:
+	@true
+
+.make/run: .make/venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.make/dev: .make/venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ .make/run
+
+.make/venv:
+	@mkdir -p .make
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is not installed; crewkeep needs Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version 2>&1) is too old; crewkeep needs 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment; install its venv module" >&2; exit 1; }
+	@touch $@
+
+clean:                   ## remove what make has set up
+	rm -rf .venv .make build dist

@@ -1,0 +1,31 @@
+"""Fixtures for every test: a home of its own, and proof that nothing of it lives on afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import end_home_processes
+
+from coordinator.paths import Home
+
+
+@pytest.fixture(autouse=True)
+def _no_crewkeep_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the settings, home and session of whoever runs the tests out of them."""
+    for name in list(os.environ):
+        if name.startswith("CREWKEEP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A fresh home; every process that carries it is ended after the test."""
+    home = Home.at(tmp_path / "home")
+    home.path.mkdir(mode=0o700)
+    yield home
+    end_home_processes(home)
