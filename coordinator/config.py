@@ -73,12 +73,24 @@ VALUE_LIMIT_BYTES = 1 << 20
 #: Nesting of a value; far below where any JSON reader gives up. Arbitrary.
 VALUE_DEPTH_LIMIT = 100
 HISTORY_LIMIT = 50
+#: Of records that history no longer needs, compaction still keeps the newest so many, for watchers that are a bit behind.
+RECENT_COUNT = 1000
+RECENT_LIMIT_BYTES = 4 << 20
+#: A log smaller than this is never compacted. Arbitrary.
+COMPACT_ABOVE_BYTES = 1 << 20
+#: Changes handed out in one call.
+CHANGES_LIMIT = 1000
+CHANGES_LIMIT_BYTES = 8 << 20
 UPDATE_TRIES = 4  # the first and three retries
 LOCK_TIMEOUT_S = 10.0
 #: Starting an agent and seeing it run.
 START_TIMEOUT_S = 20.0
 CHECKPOINTS_KEPT = 10
 RECORD_LIMIT_BYTES = 1 << 20
+#: A command with its environment, without secrets.
+LAUNCH_LIMIT_BYTES = 1 << 19
+#: A journal is rotated at this size; one older file is kept. Arbitrary: some hundred changes of a record.
+JOURNAL_LIMIT_BYTES = 1 << 20
 #: A shutdown that takes longer ends the process at once; the next start recovers.
 SHUTDOWN_TIMEOUT_S = 5.0
 #: All coordinator threads of a home are quiet so soon after the breaker opened.

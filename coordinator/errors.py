@@ -51,6 +51,16 @@ class NotFound(CrewkeepError, LookupError):
     code, exit_code = "not-found", 3
 
 
+class RevisionCompacted(NotFound):
+    """The changes after that revision are not kept any more: take a snapshot and watch on from its revisions."""
+
+    code = "revision-compacted"
+    shard: int
+    revision: int
+    #: The smallest revision one may still ask to go on from.
+    oldest: int
+
+
 class Conflict(CrewkeepError):
     """Another write came first."""
 
