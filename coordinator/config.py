@@ -100,6 +100,12 @@ BREAKER_FAILURES = 5
 BREAKER_PROBE_S = 5.0
 #: Files of a sweep younger than this may belong to somebody who is just writing.
 SWEEP_AGE_S = 60.0
+#: Starting a patrol and hearing it answer.
+PATROL_START_TIMEOUT_S = 10.0
+#: A patrol looks at all records so often, for dead owners that nobody registered and for hung ones.
+PATROL_SWEEP_S = 2.0
+#: A patrol with no live session to watch ends after this.
+PATROL_IDLE_S = 2.0
 #: A keeper that lost its epoch exits with this (distinct from every code of the command line).
 EXIT_SUPERSEDED = 76
 

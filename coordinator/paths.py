@@ -54,6 +54,26 @@ class Home:
         return self.path / "patrol"
 
     @property
+    def patrol_socket(self) -> Path:
+        return self.patrol / "patrol.sock"
+
+    @property
+    def patrol_log(self) -> Path:
+        return self.patrol / "patrol.log"
+
+    @property
+    def patrol_record(self) -> Path:
+        return self.patrol / "record.json"
+
+    @property
+    def patrol_lock(self) -> Path:
+        return self.patrol / "lock"
+
+    @property
+    def patrol_start_lock(self) -> Path:
+        return self.patrol / "start.lock"
+
+    @property
     def breaker(self) -> Path:
         return self.path / "breaker.json"
 

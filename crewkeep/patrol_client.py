@@ -1,0 +1,263 @@
+"""The owner's side of the patrol: being watched by it, and watching it.
+
+A keeper (or a Python program) keeps one connection to the patrol open. It tells who it is and hands over the secrets
+that its session needs, which the patrol keeps in memory only. When the connection ends, the patrol is gone: after a
+tiny pause of chance, so that many keepers do not all do it at once, a new one is started and told again.
+
+Two patrols cannot exist (a lock for life); of many who want to start one, a second lock lets one do it while the others wait.
+Not promised: that a patrol is there at every moment. What happens without one is found by the next one's first look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.config import PATROL_START_TIMEOUT_S
+from coordinator.errors import CrewkeepError, TimedOut
+from coordinator.paths import Home
+from coordinator.sessions.model import SessionRecord
+from coordinator.system import files, locks, sockets
+from coordinator.system.processes import identify_self
+from coordinator.system.spawn import spawn_detached
+from recovery.starter import build_own_command, build_own_environment
+
+_CONNECT_TIMEOUT_S = 1.0
+#: After the patrol's end: the longest pause of chance before anybody acts.
+_LONGEST_FIRST_PAUSE_S = 0.03
+#: While a patrol is being started, by us or by others.
+_RETRY_PAUSE_S = 0.025
+#: When it cannot be started at all.
+_LONGEST_RETRY_PAUSE_S = 5.0
+_REPLY_LIMIT_BYTES = 1 << 16
+
+
+def ensure_patrol(home: Home) -> None:
+    """Return when a patrol of this home answers; start one if there is none.
+
+    Raises ``TimedOut`` if none answers in time, ``StorageError`` if the home cannot be written.
+    """
+    starting = _PatrolStart(home)
+    deadline_s = time.monotonic() + PATROL_START_TIMEOUT_S
+    try:
+        while (connection := _try_connect(home)) is None:
+            starting.go_on()
+            if time.monotonic() >= deadline_s:
+                raise TimedOut(
+                    f"no patrol answers within {PATROL_START_TIMEOUT_S:g} s", hint=f"see {home.patrol_log}; sessions run without it"
+                )
+            time.sleep(_RETRY_PAUSE_S)
+        connection.close()
+    finally:
+        starting.end()
+
+
+def ask_patrol(home: Home, verb: str, timeout_s: float = 2.0) -> dict[str, Any] | None:
+    """Return the patrol's answer to ``verb`` (``status``, ``look``), ``None`` if there is no patrol or no answer."""
+    connection = _try_connect(home)
+    if connection is None:
+        return None
+    try:
+        connection.settimeout(timeout_s)
+        connection.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+        received = b""
+        while not received.endswith(b"\n"):
+            part = connection.recv(1 << 16)
+            if not part:
+                return None
+            received += part
+        answer = json.loads(received)
+        return answer if isinstance(answer, dict) else None
+    except (OSError, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+class PatrolLink:
+    """One owner's connection to the patrol.
+
+    In a selector loop: watch ``fileno()`` for reading and call ``on_readable``; call ``maintain`` whenever its last answer
+    says. In a program: ``start_thread``. One or the other, never both.
+    """
+
+    def __init__(self, home: Home, record: SessionRecord, secrets: Mapping[str, str]) -> None:
+        self._home, self._record, self._secrets = home, record, dict(secrets)
+        self._connection: socket.socket | None = None
+        self._starting = _PatrolStart(home)
+        self._due_s = 0.0
+        self._failures = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wake: tuple[int, int] | None = None
+        self._closed = False
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to watch for reading, ``None`` while there is no connection."""
+        return None if self._connection is None else self._connection.fileno()
+
+    def maintain(self) -> float | None:
+        """Do what is due; return the seconds until the next call is wanted, ``None`` if only ``on_readable`` matters.
+
+        Never raises and never waits longer than a connection on this machine takes.
+        """
+        with self._lock:
+            if self._closed or self._connection is not None:
+                return None
+            if (rest_s := self._due_s - time.monotonic()) > 0:
+                return rest_s
+            connection = _try_connect(self._home)
+            if connection is not None and self._introduce(connection):
+                self._connection, self._failures = connection, 0
+                self._starting.end()
+                return None
+            try:
+                self._starting.go_on()
+            except (CrewkeepError, OSError):
+                self._starting.end()
+            self._failures += 1
+            pause_s = _RETRY_PAUSE_S if self._failures < 200 else _LONGEST_RETRY_PAUSE_S
+            self._due_s = time.monotonic() + pause_s
+            return pause_s
+
+    def on_readable(self) -> None:
+        """Take in what the patrol said; at its end, let ``maintain`` find another."""
+        with self._lock:
+            if self._connection is None:
+                return
+            try:
+                if self._connection.recv(_REPLY_LIMIT_BYTES):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # as good as its end
+            self._drop()
+
+    def follow(self, record: SessionRecord) -> None:
+        """Tell the patrol that the same owner goes on at a new epoch."""
+        with self._lock:
+            self._record = record
+            if self._connection is not None and not self._introduce(self._connection):
+                self._drop()
+
+    def leave(self) -> None:
+        """Say that the session ended in order, and close."""
+        with self._lock:
+            if self._connection is not None:
+                _send(self._connection, {"verb": "leave", "session": self._record.id})
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything; the patrol takes it for the owner's end and looks."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._starting.end()
+            if self._wake is not None:
+                os.write(self._wake[1], b"\0")
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+    def start_thread(self) -> None:
+        """Keep the link from a thread of its own (a daemon thread: it never holds up the program's end)."""
+        self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="crewkeep-patrol-link", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        assert self._wake is not None
+        wake = self._wake[0]
+        while not self._closed:
+            pause_s = self.maintain()
+            fd = self.fileno()
+            ready = select.select([wake, *([] if fd is None else [fd])], [], [], pause_s)[0]
+            if fd is not None and fd in ready:
+                self.on_readable()
+        os.close(wake)
+        os.close(self._wake[1])
+
+    def _introduce(self, connection: socket.socket) -> bool:
+        return _send(
+            connection,
+            {
+                "verb": "register",
+                "session": self._record.id,
+                "epoch": self._record.epoch,
+                "identity": identify_self().encode(),
+                "secrets": self._secrets,
+            },
+        )
+
+    def _drop(self) -> None:
+        assert self._connection is not None
+        self._connection.close()
+        self._connection = None
+        self._due_s = time.monotonic() + random.uniform(0, _LONGEST_FIRST_PAUSE_S)
+
+
+class _PatrolStart:
+    """One caller's part in starting a patrol: whoever gets the start lock does it and holds it until one answers."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._fd: int | None = None
+        self._give_up_s = 0.0
+
+    def go_on(self) -> None:
+        """Take the next step without waiting: get the lock and start one, or leave it to whoever has it."""
+        if self._fd is None:
+            files.make_directory(self._home.patrol)
+            fd = locks.open_lock(self._home.patrol_start_lock)
+            if not locks.try_acquire(fd, self._home.patrol_start_lock):
+                os.close(fd)
+                return
+            self._fd = fd
+            if (connection := _try_connect(self._home)) is not None:  # somebody did it since we looked
+                connection.close()
+                return
+            spawn_detached(
+                build_own_command("crewkeep.patrol", str(self._home.path)),
+                environment=build_own_environment(self._home, "patrol", {}),
+                log=self._home.patrol_log,
+            )
+            self._give_up_s = time.monotonic() + PATROL_START_TIMEOUT_S
+        elif time.monotonic() >= self._give_up_s:
+            self.end()
+
+    def end(self) -> None:
+        """Give the start lock back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _try_connect(home: Home) -> socket.socket | None:
+    try:
+        connection = sockets.connect(home.patrol_socket, _CONNECT_TIMEOUT_S)
+    except (OSError, CrewkeepError):
+        return None
+    connection.setblocking(False)
+    return connection
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> bool:
+    """Send one line; tell whether it went out. Registrations are far smaller than a socket's buffer, or they wait a moment."""
+    try:
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        connection.setblocking(False)
+    except OSError:
+        return False
+    return True
