@@ -1,0 +1,223 @@
+"""A bell: one number in a small shared file that processes wait on and ring, all of them at once.
+
+Ringing adds one to the number and wakes every waiter of every process. On Linux the number is a futex in a mapped page,
+and one system call (FUTEX_WAKE_OP) does both, so that no ring is lost between two ringers. A waiter says which number
+it has seen: if another is there already it returns at once, so nothing is lost between looking and waiting either.
+
+Invariants:
+  - the mapped page is never touched by our own code: the number is read with ``pread`` and raised by the kernel, so a
+    file that somebody truncated costs an error code and is mended, where a mapped read would be SIGBUS
+  - a bell carries no data and survives nothing: it may ring for no reason, and what it announces must be looked up
+Fallbacks: without futexes (macOS, unknown processors), or when the file may only be read, a waiter looks every 10 ms.
+Not promised: the number's width beyond 32 bits; only whether it differs has a meaning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from coordinator.errors import StorageError
+
+#: The fallback looks so often.
+_POLL_S = 0.01
+_PAGE_BYTES = 4096
+_WAIT, _WAKE_OP = 0, 5
+#: FUTEX_OP_ADD of 1, comparison "== 0": encoded as <linux/futex.h> says.
+_ADD_ONE = (1 << 28) | (0 << 24) | (1 << 12) | 0
+_EVERYBODY = 0x7FFFFFFF
+#: The number of the system call, by processor; 64-bit processes only (32-bit ones have two futex calls).
+_FUTEX_CALLS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238, "loongarch64": 98}
+
+
+class Bell:
+    """A handle on the bell at a path. Any thread may use it."""
+
+    #: ``futex`` or ``poll``: how ``wait`` waits.
+    mode: str
+
+    def __init__(self, path: Path) -> None:
+        """Open the bell, making its file if it is missing. Raises ``StorageError``."""
+        self._path = path
+        self._guard = threading.Lock()
+        self._closed = False
+        self._waiting = 0
+        self._fd = -1
+        self._page: ctypes.Array[ctypes.c_char] | None = None
+        self._open()
+
+    def value(self) -> int:
+        """Return the number as it is now."""
+        try:
+            data = os.pread(self._fd, 4, 0) if self._fd >= 0 else b""
+        except OSError:
+            data = b""
+        return int.from_bytes(data, sys.byteorder) if len(data) == 4 else 0
+
+    def ring(self) -> None:
+        """Raise the number by one and wake every waiter. Never blocks, never fails: who misses it looks by itself."""
+        if self._closed:
+            return
+        self._mend()
+        if self._page is not None and self._futex(_WAKE_OP, _EVERYBODY, _ADD_ONE) >= 0:
+            return
+        self._raise_by_hand()
+
+    def wait(self, seen: int, timeout_s: float) -> int:
+        """Wait until the number differs from ``seen``, at most ``timeout_s``; return it. Closing ends the wait."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._guard:
+            if self._closed:
+                return seen
+            self._waiting += 1
+        try:
+            return self._wait(seen, deadline_s)
+        finally:
+            with self._guard:
+                self._waiting -= 1
+                self._let_go()
+
+    def close(self) -> None:
+        """End the waits on this handle and let go of the file. Closing twice is allowed."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            if self._page is not None and self._waiting:
+                # A ring, since a waiter cannot be woken alone; to others it means nothing, as any ring may.
+                self._futex(_WAKE_OP, _EVERYBODY, _ADD_ONE)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the file after the last waiter, whose descriptor must not become somebody else's meanwhile."""
+        if self._closed and not self._waiting and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _wait(self, seen: int, deadline_s: float) -> int:
+        self._mend()
+        while not self._closed:
+            value = self.value()
+            rest_s = deadline_s - time.monotonic()
+            if value != seen or rest_s <= 0:
+                return value
+            if self._page is None:
+                time.sleep(min(rest_s, _POLL_S))
+            elif self._futex(_WAIT, seen, 0, rest_s) < 0 and ctypes.get_errno() not in (
+                errno.EAGAIN,
+                errno.EINTR,
+                errno.ETIMEDOUT,
+            ):
+                self._mend()  # the page is gone below us
+                time.sleep(min(rest_s, _POLL_S))
+        return seen
+
+    def _open(self) -> None:
+        try:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                writable = True
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
+                fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                writable = False
+            try:
+                if writable and (size := os.fstat(fd).st_size) < _PAGE_BYTES:
+                    # Written, not truncated to length: a hole on a full disk could not be raised by the kernel.
+                    os.pwrite(fd, bytes(_PAGE_BYTES - size), size)
+                page = _map(fd) if writable and _futex_call() is not None else None
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise StorageError.from_os(error, "open the bell", self._path) from error
+        before, self._fd, self._page = self._fd, fd, page
+        self.mode = "poll" if page is None else "futex"
+        self._writable = writable
+        if before >= 0:
+            os.dup2(fd, before, inheritable=False)  # another thread may be reading it: its number must not go away
+            os.close(fd)
+            self._fd = before
+
+    def _mend(self) -> None:
+        """Follow a file that was replaced, and make one whole that was truncated; if neither can be, go on without."""
+        with self._guard:
+            if self._closed:
+                return
+            try:
+                status = os.fstat(self._fd)
+                if status.st_nlink == 0 or (self._writable and status.st_size < _PAGE_BYTES):
+                    self._open()
+            except OSError:
+                return
+
+    def _futex(self, operation: int, number: int, third: int, timeout_s: float | None = None) -> int:
+        """Do one futex call on the page; the interpreter's lock is free meanwhile. Returns -1 with ``errno`` set."""
+        page = self._page  # keeps the mapping alive for the length of the call
+        address = ctypes.addressof(page) if page is not None else 0
+        timeout = None if timeout_s is None else ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
+        return int(
+            _library().syscall(
+                ctypes.c_long(_futex_call() or -1),
+                ctypes.c_void_p(address),
+                ctypes.c_int(operation),
+                ctypes.c_uint32(number),
+                timeout if operation == _WAIT else ctypes.c_long(0),
+                ctypes.c_void_p(address),
+                ctypes.c_uint32(third),
+            )
+        )
+
+    def _raise_by_hand(self) -> None:
+        """The fallback without futexes: the file's lock keeps two ringers apart."""
+        import fcntl
+
+        if not self._writable:
+            return
+        try:
+            lock = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            number = (int.from_bytes(os.pread(lock, 4, 0), sys.byteorder) + 1) & 0xFFFFFFFF
+            os.pwrite(lock, number.to_bytes(4, sys.byteorder), 0)
+        except OSError:
+            return
+        finally:
+            os.close(lock)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+def _map(fd: int) -> ctypes.Array[ctypes.c_char]:
+    """Map the page; it is unmapped when the last reference to the result goes."""
+    return (ctypes.c_char * _PAGE_BYTES).from_buffer(mmap.mmap(fd, _PAGE_BYTES))
+
+
+def _futex_call() -> int | None:
+    """Return the number of the futex call, ``None`` where it is not known."""
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        return None
+    return _FUTEX_CALLS.get(_MACHINE)
+
+
+def _library() -> ctypes.CDLL:
+    global _libc
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+        _libc.syscall.restype = ctypes.c_long
+    return _libc
+
+
+_MACHINE = os.uname().machine
+_libc: ctypes.CDLL | None = None
