@@ -1,0 +1,59 @@
+"""The command line: what people, scripts and agents type.
+
+``main`` looks at the first word and loads that command's module and nothing else, so that ``ps`` answers before one
+notices; ``--help`` and completion load them all. What a command prints, and its exit codes, are promises to scripts
+(docs/cli.md). This room parses, asks the rooms below, and prints; it decides nothing about sessions itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+#: Command -> (module in this room, line in the overview). The order is that of the overview.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Start an agent or any command as a session"),
+    "ps": ("ps", "List sessions"),
+    "inspect": ("inspect", "Show everything known of a session"),
+    "why": ("inspect", "Show the evidence behind a session's state"),
+    "logs": ("logs", "Print a session's output"),
+    "attach": ("attach", "Connect this terminal to a session"),
+    "send": ("attach", "Type a line into a session's terminal"),
+    "wait": ("wait", "Wait until sessions end or reach a state"),
+    "stop": ("ending", "End sessions gracefully"),
+    "kill": ("ending", "End sessions at once, with every process they started"),
+    "rm": ("ending", "Remove ended sessions and their files"),
+    "checkpoint": ("checkpoints", "Save a session's state now"),
+    "checkpoints": ("checkpoints", "List a session's checkpoints"),
+    "restore": ("checkpoints", "Bring a session back from a checkpoint"),
+    "recover": ("recover", "Bring back what crashed: prints the plan, --yes acts"),
+    "context": ("context", "Read and write the context that sessions share"),
+    "breaker": ("breaker", "Quiet all coordinator threads, and let them go on"),
+    "features": ("breaker", "Turn sync and recovery down, or up again"),
+    "doctor": ("doctor", "Check this machine and the home"),
+    "service": ("service", "Recover all sessions at login or boot"),
+    "demo": ("demo", "Watch four sessions survive two kill -9"),
+}
+
+
+def main() -> None:
+    """Run the command line and exit. The outermost edge: whatever happens, the user reads one short message."""
+    from crewkeep.cli import edge
+
+    edge.leave(edge.guard(_run, sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    if sys.platform == "win32":
+        from coordinator.errors import Unsupported
+
+        raise Unsupported("crewkeep does not run on Windows", hint="run it inside WSL 2")
+    from crewkeep.cli.app import build_app
+
+    first = next(iter(arguments), "")
+    only = first if first in COMMANDS and "_CREWKEEP_COMPLETE" not in os.environ else None
+    try:
+        build_app(only)(args=arguments, prog_name="crewkeep")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+    return 0

@@ -1,0 +1,125 @@
+"""``crewkeep checkpoint``, ``checkpoints`` and ``restore``: saved states of a session."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.errors import Missing, NotFound, Refused
+from coordinator.sessions.model import Hosting, Phase, SessionRecord
+from crewkeep.cli import output
+from crewkeep.cli.house import House, open_house
+from crewkeep.cli.options import Json, Session
+
+if TYPE_CHECKING:
+    from recovery.checkpoint import CheckpointInfo
+
+#: Copying a long transcript and the state of a large repository takes its time.
+_TAKE_TIMEOUT_S = 60.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("checkpoint")(take)
+    app.command("checkpoints")(show)
+    app.command("restore")(restore)
+
+
+def take(session: Session, as_json: Json = False) -> None:
+    """Save a session's state now: launch, conversation, git state, position in the shared context."""
+    from crewkeep import control
+
+    house = open_house()
+    record = house.registry.find(session)
+    if record.hosting is Hosting.PROGRAM:
+        raise Refused(
+            f"session {record.name} is a Python program; only it knows its state",
+            hint="call session.checkpoint(...) in the program",
+        )
+    if record.phase is Phase.ENDED:
+        raise Refused(f"session {record.name} has ended", hint=f"see: crewkeep checkpoints {record.name}")
+    answer = control.request(house.home.session(record.id), "checkpoint", timeout_s=_TAKE_TIMEOUT_S)
+    number = answer.get("number")
+    if number is None:
+        raise Missing(f"session {record.name} gave no checkpoint: {answer}", hint=f"crewkeep why {record.name}")
+    if as_json:
+        output.print_json(next((one for one in _list(house, record) if one["number"] == number), answer))
+    else:
+        output.print_line(str(number))
+
+
+def show(session: Session, as_json: Json = False) -> None:
+    """List a session's checkpoints, newest first."""
+    house = open_house()
+    record = house.registry.find(session)
+    rows = _list(house, record)
+    if as_json:
+        output.print_json(rows)
+        return
+    if not rows:
+        output.note(f"session {record.name} has no checkpoint yet; take one: crewkeep checkpoint {record.name}")
+        return
+    output.print_table(
+        ("NUMBER", "AT", "EPOCH", "SIZE", "WHOLE", "PARTS"),
+        (
+            (
+                row["number"],
+                row["at"],
+                row["epoch"],
+                output.format_bytes(row["bytes"] or 0),
+                "yes" if row["whole"] else f"no: {row.get('damage')}",
+                " ".join(part["name"] for part in row["parts"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def restore(
+    session: Session,
+    number: Annotated[
+        int | None, typer.Option("--checkpoint", metavar="N", min=1, help="Which one; default: the newest whole one.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a session that runs: its incarnation is ended first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a session back from a checkpoint: next epoch, its own conversation, running."""
+    from crewkeep.cli.recover import carry_out, print_outcomes
+    from recovery.checkpoint import list_checkpoints
+
+    house = open_house()
+    record = house.registry.find(session)
+    if number is not None:
+        known = {one.number: one for one in list_checkpoints(house.home.session(record.id))}
+        if number not in known:
+            raise NotFound(
+                f"session {record.name} has no checkpoint {number}", hint=f"crewkeep checkpoints {record.name}", checkpoint=number
+            )
+        if not known[number].whole:
+            raise Refused(
+                f"checkpoint {number} of session {record.name} is damaged: {known[number].damage}",
+                hint=f"take another: crewkeep checkpoints {record.name}",
+            )
+    outcome = carry_out(house, record, reason="restored by the user", force=force, checkpoint=number, restore=True)
+    print_outcomes([outcome], as_json)
+
+
+def _list(house: House, record: SessionRecord) -> list[dict[str, Any]]:
+    from recovery.checkpoint import list_checkpoints
+
+    found = list_checkpoints(house.home.session(record.id))
+    return [_encode(one) for one in sorted(found, key=lambda one: -one.number)]
+
+
+def _encode(info: CheckpointInfo) -> dict[str, Any]:
+    row = dataclasses.asdict(info)
+    row["at"] = output.format_time(info.at)
+    row["parts"] = [
+        {"name": part["name"], "bytes": part["bytes"], "digest": part["digest"]} if isinstance(part, dict) else part
+        for part in row["parts"]
+    ]
+    return row
+
+

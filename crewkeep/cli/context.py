@@ -1,0 +1,321 @@
+"""``crewkeep context``: the shared context from a shell or from inside an agent.
+
+In a session's own processes (``CREWKEEP_SESSION`` is set) a write carries the session's name and epoch, so that an
+incarnation that was replaced can write no more; elsewhere it is unnamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.errors import CrewkeepError, InvalidInput, NotFound
+from crewkeep.cli import output
+from crewkeep.cli.options import Json, Workspace
+
+if TYPE_CHECKING:
+    from coordinator.context import SharedContext
+    from coordinator.context.model import Change, Entry
+
+_WAIT_S = 1.0
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="A path such as tasks/auth.")]
+Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with it.")]
+IfVersion = Annotated[
+    int | None, typer.Option("--if-version", metavar="N", min=0, help="Only if the key is at version N; 0: only if absent.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    from crewkeep.cli.app import make_group
+
+    group = make_group("Read and write the context that all sessions of a workspace share.")
+    group.command("get")(get)
+    group.command("put")(put)
+    group.command("rm")(remove)
+    group.command("ls")(list_keys)
+    group.command("history")(show_history)
+    group.command("diff")(diff)
+    group.command("watch")(watch)
+    group.command("export")(export)
+    group.command("import")(import_)
+    group.command("check")(check)
+    app.add_typer(group, name="context")
+
+
+def get(key: Key, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Print the value of KEY."""
+    with open_workspace(workspace) as context:
+        entry = _get_entry(context, key)
+    if as_json:
+        output.print_json(encode_entry(entry))
+    else:
+        _print_value(entry.value)
+
+
+def put(
+    key: Key,
+    value: Annotated[str, typer.Argument(metavar="VALUE|-", help="JSON, or any other text as a string; - reads stdin.")],
+    if_version: IfVersion = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Set KEY and print its new version. Without --if-version it replaces whatever is there."""
+    parsed = parse_value(sys.stdin.buffer.read() if value == "-" else os.fsencode(value))
+    with open_workspace(workspace, write=True) as context:
+        if if_version is None:
+            entry = context.put(key, parsed, unconditional=True)
+        else:
+            entry = context.put(key, parsed, expected_version=if_version)
+    _print_version(entry, as_json)
+
+
+def remove(key: Key, if_version: IfVersion = None, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Delete KEY and print the version of its deletion; its history stays."""
+    with open_workspace(workspace, write=True) as context:
+        if if_version is None:
+            _get_entry(context, key)
+            entry = context.delete(key, unconditional=True)
+        else:
+            entry = context.delete(key, expected_version=if_version)
+    _print_version(entry, as_json)
+
+
+def list_keys(
+    prefix: Prefix = "",
+    long: Annotated[bool, typer.Option("-l", "--long", help="With version, author and age.")] = False,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """List keys."""
+    with open_workspace(workspace) as context:
+        if not as_json and not long:
+            for key in sorted(context.keys(prefix)):
+                output.print_line(key)
+            return
+        entries = [entry for _, entry in sorted(context.snapshot(prefix).items())]
+    if as_json:
+        output.print_json([encode_entry(entry) for entry in entries])
+        return
+    rows = [(one.version, one.author, output.format_time(one.at), one.key) for one in entries]
+    output.print_table(("VERSION", "AUTHOR", "AT", "KEY"), rows)
+
+
+def show_history(key: Key, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Print the kept versions of KEY, newest first."""
+    with open_workspace(workspace) as context:
+        entries = sorted(context.history(key), key=lambda entry: -entry.version)
+    if not entries:
+        raise _no_such_key(key)
+    if as_json:
+        output.print_json([encode_entry(entry) for entry in entries])
+        return
+    rows = [
+        (one.version, one.author, one.epoch or None, output.format_time(one.at), "(deleted)" if one.deleted else _compact(one.value))
+        for one in entries
+    ]
+    output.print_table(("VERSION", "AUTHOR", "EPOCH", "AT", "VALUE"), rows)
+
+
+def diff(
+    key: Key,
+    first: Annotated[int, typer.Argument(metavar="V1", min=1, help="A version.")],
+    second: Annotated[int, typer.Argument(metavar="V2", min=1, help="Another.")],
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two versions of KEY."""
+    with open_workspace(workspace) as context:
+        old, new = (_get_version(context, key, version) for version in (first, second))
+    if as_json:
+        output.print_json({"key": key, "from": encode_entry(old), "to": encode_entry(new), "equal": _lines(old) == _lines(new)})
+        return
+    import difflib
+
+    for line in difflib.unified_diff(_lines(old), _lines(new), f"{key} (version {first})", f"{key} (version {second})", lineterm=""):
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        output.print_line(output.paint(output.make_printable(line), colour))
+
+
+def watch(
+    prefix: Prefix = "",
+    start: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="SHARD:REVISION", help="Begin after this revision of the shard; may be repeated."),
+    ] = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Print each change as it is committed, until Ctrl-C. Nothing is left out, whatever the pace."""
+    given = dict(parse_position(text) for text in start or [])
+    with open_workspace(workspace) as context:
+        position = context.revisions() | given
+        unknown = set(given) - set(context.revisions())
+        if unknown:
+            raise InvalidInput(f"there is no shard {min(unknown)}", hint=f"shards: 0 to {max(context.revisions())}")
+        while True:
+            # The bell is read first: a change that comes after the look rings it again.
+            seen = context.bell()
+            changes = context.read_changes(prefix, position)
+            for change in changes:
+                _print_change(change, as_json)
+            moved = changes.position != position
+            position = dict(changes.position)
+            if not moved:
+                context.wait_bell(seen, _WAIT_S)
+
+
+def export(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to; default: stdout.")] = "-", workspace: Workspace = None
+) -> None:
+    """Write all keys with their history as NDJSON."""
+    with open_workspace(workspace) as context:
+        if file == "-":
+            count = context.export(sys.stdout)
+        else:
+            with open(file, "x", encoding="utf-8") as stream:
+                count = context.export(stream)
+    output.note(f"{count} lines exported")
+
+
+def import_(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="What `export` wrote; default: stdin.")] = "-",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace keys that exist; otherwise they are a conflict.")] = False,
+    workspace: Workspace = None,
+) -> None:
+    """Read what export wrote."""
+    with open_workspace(workspace, write=True) as context:
+        if file == "-":
+            count = context.import_(sys.stdin, unconditional=overwrite)
+        else:
+            with open(file, encoding="utf-8") as stream:
+                count = context.import_(stream, unconditional=overwrite)
+    output.note(f"{count} keys imported")
+
+
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; damaged bytes are set aside, never deleted.")] = False,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every invariant of the store; exit code 1 if something stays wrong."""
+    with open_workspace(workspace) as context:
+        findings = context.check(repair=repair)
+    if as_json:
+        import dataclasses
+
+        output.print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            output.print_line(f"{'repaired: ' if finding.repaired else ''}{output.make_printable(finding.message)}")
+        if not findings:
+            output.note("the shared context is whole")
+    if any(not finding.repaired for finding in findings):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def open_workspace(workspace: str | None, *, write: bool = False) -> Iterator[SharedContext]:
+    """Open the shared context of the workspace that is meant; inside a session, as that session."""
+    from crewkeep.session import open_context
+
+    context = open_context(workspace=workspace)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+def parse_value(data: bytes) -> Any:
+    """Return the JSON value of ``data``, or its text if it is not JSON. Raises ``InvalidInput`` for what is no UTF-8."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the value is not UTF-8: {error}", hint="encode it, base64 for example") from error
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InvalidInput("the value is nested too deeply", hint="see the limits: docs/context.md") from error
+    except ValueError:
+        return text
+
+
+def parse_position(text: str) -> tuple[int, int]:
+    """Return the shard and revision of ``2:117``."""
+    shard, colon, revision = text.partition(":")
+    if not (colon and shard.isascii() and shard.isdigit() and revision.isascii() and revision.isdigit()):
+        raise InvalidInput(f"--from cannot be {text!r}", hint="give SHARD:REVISION, for example 2:117")
+    return int(shard), int(revision)
+
+
+def encode_entry(entry: Entry) -> dict[str, Any]:
+    """Return the promised JSON fields of an entry."""
+    fields: dict[str, Any] = {
+        "key": entry.key,
+        "value": entry.value,
+        "version": entry.version,
+        "author": entry.author,
+        "epoch": entry.epoch or None,
+        "at": output.format_time(entry.at),
+    }
+    return fields | {"deleted": True} if entry.deleted else fields
+
+
+def _print_change(change: Change, as_json: bool) -> None:
+    if as_json:
+        output.print_json_line(encode_entry(change.entry) | {"shard": change.shard, "revision": change.revision})
+        return
+    value = "(deleted)" if change.deleted else _compact(change.value)
+    output.print_line(f"{change.key} v{change.version} {change.author or '-'} {output.make_printable(value)}")
+    sys.stdout.flush()
+
+
+def _print_value(value: Any) -> None:
+    if isinstance(value, str):
+        # As it is: a script wants the text and not its JSON form.
+        output.print_line(value)
+    else:
+        output.print_json(value)
+
+
+def _print_version(entry: Entry, as_json: bool) -> None:
+    if as_json:
+        output.print_json(encode_entry(entry))
+    else:
+        output.print_line(str(entry.version))
+
+
+def _get_entry(context: SharedContext, key: str) -> Entry:
+    entry = context.get(key)
+    if entry is None:
+        raise _no_such_key(key)
+    return entry
+
+
+def _get_version(context: SharedContext, key: str, version: int) -> Entry:
+    entry = context.get_version(key, version)
+    if entry is None:
+        raise NotFound(f"there is no version {version} of {key!r} any more, or not yet", hint=f"crewkeep context history {key}")
+    return entry
+
+
+def _no_such_key(key: str) -> CrewkeepError:
+    return NotFound(f"there is no key {key!r}", hint="see: crewkeep context ls", key=key)
+
+
+def _lines(entry: Entry) -> list[str]:
+    if entry.deleted:
+        return []
+    text = entry.value if isinstance(entry.value, str) else json.dumps(entry.value, indent=2, sort_keys=True, ensure_ascii=False)
+    return text.splitlines()
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,103 @@
+"""The edge to the user: errors become one message with a next step, and an exit code; never a traceback.
+
+An error that is not ours is a bug: its traceback goes to ``last-error.log`` in the home, and the message says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from coordinator.errors import CrewkeepError, StorageError
+
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
+
+
+def guard(run: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Return ``run(arguments)``, or the exit code that belongs to the error it raised, after telling it."""
+    _accept_any_text()
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _close_quietly()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except CrewkeepError as error:
+        return _tell(error, arguments)
+    except OSError as error:
+        return _tell(StorageError.from_os(error, "use", error.filename or "a file"), arguments)
+    except Exception as error:  # noqa: BLE001 - the outermost edge of the process
+        return _tell(_describe_bug(error), arguments)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with ``code``; what can no longer be written is nobody's concern."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = _close_quietly()
+    sys.exit(code)
+
+
+def tell_error(error: CrewkeepError, *, as_json: bool) -> None:
+    """Write an error to stderr: the thing and the cause, then the next step."""
+    from crewkeep.cli import output
+
+    if as_json:
+        told = {"error": error.code, **error.fields}
+        told.setdefault("message", error.message)
+        told.setdefault("hint", error.hint)
+        sys.stderr.write(output.encode_json(told, sys.stderr) + "\n")
+        return
+    sys.stderr.write(f"crewkeep: {output.make_printable(error.message)}\n")
+    if error.hint:
+        sys.stderr.write(f"  next: {output.make_printable(error.hint)}\n")
+
+
+def _tell(error: CrewkeepError, arguments: list[str]) -> int:
+    try:
+        # Of a command to run, nothing is ours after "--".
+        own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        tell_error(error, as_json="--json" in own)
+    except OSError:
+        pass  # nobody listens; the code still says it
+    return error.exit_code
+
+
+def _describe_bug(error: Exception) -> CrewkeepError:
+    import traceback
+
+    what = f"{type(error).__name__}: {error}"
+    if os.environ.get("CREWKEEP_DEBUG"):
+        traceback.print_exception(error)
+    try:
+        from coordinator.paths import Home
+
+        home = Home.find().path
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = home / "last-error.log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return CrewkeepError(f"a bug in crewkeep: {what}", hint="run it again with CREWKEEP_DEBUG=1 and report what it shows")
+    return CrewkeepError(f"a bug in crewkeep: {what}", hint=f"report it with {path}")
+
+
+def _accept_any_text() -> None:
+    # Paths and arguments may hold bytes that are no UTF-8; a message about them must not fail.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _close_quietly() -> int:
+    # The interpreter flushes at exit and would complain about the closed pipe.
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE

@@ -1,0 +1,117 @@
+"""``crewkeep stop``, ``kill`` and ``rm``: end sessions with proof, and remove what ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from coordinator.errors import CrewkeepError, InvalidInput, Refused
+from coordinator.sessions.model import Phase, SessionRecord
+from crewkeep.cli import output
+from crewkeep.cli.edge import tell_error
+from crewkeep.cli.house import House, find_sessions, list_records, open_house
+from crewkeep.cli.options import Json, Sessions, SomeSessions
+
+#: Ending is mostly waiting; so many at once. Arbitrary.
+_AT_ONCE = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("stop")(stop)
+    app.command("kill")(kill)
+    app.command("rm")(remove)
+
+
+def stop(
+    sessions: Sessions,
+    grace: Annotated[
+        str | None, typer.Option("--grace", metavar="TIME", help="How long the agent may take to end by itself; default 5s.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """End sessions gracefully: a checkpoint, SIGTERM, a grace, then kill. Removes no files."""
+    house = open_house()
+    grace_s = output.parse_duration(grace, "--grace") if grace is not None else house.settings.grace_s
+    _end(house, find_sessions(house, sessions), grace_s, as_json)
+
+
+def kill(
+    sessions: SomeSessions = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every session that has not ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End sessions at once, with every process they started; returns when all are proven gone. Removes no files."""
+    house = open_house()
+    if bool(sessions) == everything:
+        raise InvalidInput("kill needs sessions or --all, one of them", hint="crewkeep kill SESSION, or crewkeep kill --all")
+    if everything:
+        records = [record for record in list_records(house) if record.phase is not Phase.ENDED]
+    else:
+        records = find_sessions(house, sessions or [])
+    _end(house, records, None, as_json)
+
+
+def remove(
+    sessions: Sessions,
+    force: Annotated[bool, typer.Option("--force", help="Kill what still runs first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove ended sessions: their records, output and checkpoints. The shared context and the work stay."""
+    house = open_house()
+    records = find_sessions(house, sessions)
+    living = [record for record in records if record.phase is not Phase.ENDED]
+    if living and not force:
+        names = " ".join(record.name for record in living)
+        raise Refused(f"not ended: {names}", hint=f"crewkeep stop {names}, or crewkeep rm --force {names}")
+    if living:
+        _end(house, living, None, as_json, show=False)
+    for record in records:
+        house.registry.remove(record.id)
+        if not as_json:
+            output.print_line(record.name)
+    if as_json:
+        output.print_json([{"id": record.id, "name": record.name} for record in records])
+
+
+def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_json: bool, show: bool = True) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from crewkeep.ending import kill_session, stop_session
+
+    def end(record: SessionRecord) -> Any:
+        try:
+            if grace_s is None:
+                return kill_session(house.home, house.registry, record)
+            return stop_session(house.home, house.registry, record, grace_s)
+        except CrewkeepError as error:
+            return error
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = list(pool.map(end, records))
+    told, failed = [], False
+    for record, result in zip(records, results, strict=True):
+        if isinstance(result, CrewkeepError):
+            failed = True
+            tell_error(result, as_json=as_json)
+            continue
+        told.append(
+            {
+                "id": record.id,
+                "name": record.name,
+                "ended": [one.identity.pid for one in result.ended],
+                "left": [{"pid": one.identity.pid, "name": one.name, "why": one.why} for one in result.left],
+            }
+        )
+        failed = failed or bool(result.left)
+    if show and as_json:
+        output.print_json(told)
+    elif show:
+        for row in told:
+            output.print_line(f"{row['name']}: {len(row['ended'])} processes ended, {len(row['left'])} left")
+            for one in row["left"]:
+                output.note(f"  left: {one['pid']} {output.make_printable(one['name'])}: {one['why']}")
+    if failed:
+        raise typer.Exit(1)
+

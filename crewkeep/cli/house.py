@@ -1,0 +1,57 @@
+"""What every command begins with: the home, its registry, the settings in force, and the session that was meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.config import Settings, load_settings
+from coordinator.paths import Home
+from coordinator.sessions.model import SessionRecord
+from coordinator.sessions.registry import Damage, Registry
+from coordinator.system.clock import SYSTEM, Clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class House:
+    """One home, opened for a command."""
+
+    home: Home
+    registry: Registry
+    settings: Settings
+    clock: Clock
+
+
+def open_house(overrides: Mapping[str, str] | None = None) -> House:
+    """Return the home that this command works on. ``overrides``: ``CREWKEEP_*`` settings that flags gave."""
+    # Flags go the way of the environment, so that keeper and patrol, which this command may start, see them too.
+    os.environ.update(overrides or {})
+    home = Home.find()
+    return House(home=home, registry=Registry(home, SYSTEM), settings=load_settings(project=find_project()), clock=SYSTEM)
+
+
+def find_project(directory: Path | None = None) -> Path | None:
+    """Return the nearest directory from here upwards that holds ``.crewkeep.toml``, or ``None``."""
+    try:
+        here = directory or Path.cwd()
+    except OSError:  # the working directory was removed
+        return None
+    return next((place for place in (here, *here.parents) if (place / ".crewkeep.toml").is_file()), None)
+
+
+def find_sessions(house: House, names: list[str]) -> list[SessionRecord]:
+    """Return the sessions that ``names`` mean, each once, in their order. Raises ``NotFound`` naming the first unknown."""
+    found = {record.id: record for record in (house.registry.find(name) for name in names)}
+    return list(found.values())
+
+
+def list_records(house: House) -> list[SessionRecord]:
+    """Return every session whose record can be read."""
+    return [record for record in house.registry.list_all() if not isinstance(record, Damage)]
+
+
+def list_damaged(house: House) -> list[Damage]:
+    """Return what stands in for sessions whose record cannot be read."""
+    return [damage for damage in house.registry.list_all() if isinstance(damage, Damage)]

@@ -1,0 +1,69 @@
+"""How a session is shown: the one row that ``ps``, ``inspect``, ``wait`` and ``run`` have in common."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from coordinator.sessions.model import Beat, Phase, SessionRecord, State
+from coordinator.sessions.registry import Damage
+from coordinator.sessions.sight import show_state
+from coordinator.system.processes import ProcessIdentity
+from crewkeep.cli.house import House
+from crewkeep.cli.output import format_time
+
+#: States that ``ps`` leaves out without ``-a``: nothing will happen to them and nothing needs to be done.
+QUIET_STATES = frozenset({State.DONE, State.STOPPED, State.FAILED})
+_STATE_ORDER = {state.value: index for index, state in enumerate(State)}
+
+
+def describe(house: House, record: SessionRecord) -> dict[str, Any]:
+    """Return the fields that ``ps --json`` promises."""
+    state, reason = show_state(house.home, record, house.settings, house.clock)
+    beat = _read_beat(house, record)
+    ended = record.phase is Phase.ENDED
+    return {
+        "id": record.id,
+        "name": record.name,
+        "agent": record.agent_name,
+        "workspace": record.workspace,
+        "state": state.value,
+        "reason": reason,
+        "epoch": record.epoch,
+        "restarts": record.restarts,
+        "keeper_pid": None if ended else _pid(record.owner),
+        "agent_pid": None if ended else _pid(record.agent),
+        "started_at": format_time(record.started_at),
+        "last_progress_at": format_time(beat.progress_wall_s) if beat else None,
+        "last_heartbeat_at": format_time(beat.wall_s) if beat else None,
+        "command": shlex.join(record.command),
+        "cwd": record.cwd,
+    }
+
+
+def describe_damage(damage: Damage) -> dict[str, Any]:
+    """Return the same fields for a session whose record cannot be read: it is shown, never hidden."""
+    known: dict[str, Any] = dict.fromkeys(
+        ("name", "agent", "workspace", "state", "reason", "epoch", "restarts", "keeper_pid", "agent_pid", "started_at")
+    )
+    known |= dict.fromkeys(("last_progress_at", "last_heartbeat_at", "command", "cwd"))
+    return {"id": damage.id} | known | {"state": State.CRASHED.value, "reason": f"its record cannot be read: {damage.error}"}
+
+
+def sort_key(row: dict[str, Any]) -> tuple[int, str]:
+    """Order rows: who needs the user first, then by state, then by age."""
+    return _STATE_ORDER.get(row["state"], len(_STATE_ORDER)), row["id"]
+
+
+def _read_beat(house: House, record: SessionRecord) -> Beat | None:
+    from coordinator.errors import CrewkeepError
+    from coordinator.sessions.heartbeat import HeartbeatFile
+
+    try:
+        return HeartbeatFile(house.home.session(record.id).heartbeat).read()
+    except CrewkeepError:
+        return None  # `why` tells; a list has to go on
+
+
+def _pid(identity: ProcessIdentity | None) -> int | None:
+    return identity.pid if identity else None
