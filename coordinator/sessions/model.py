@@ -199,10 +199,24 @@ class SessionRecord:
         for name in ("command", "unreaped_nonces", "other_workspaces"):
             known[name] = _strings(known.get(name, ()))
         known["starts"] = tuple(Start(**_known(Start, start)) for start in known.get("starts", ()))
-        for name in ("version", "epoch"):
-            if not isinstance(known[name], int) or known[name] < 1:
-                raise ValueError(name)
+        for names, kinds in _FIELD_TYPES:
+            for name in names:
+                if name in known and (not isinstance(known[name], kinds) or isinstance(known[name], bool)):
+                    raise ValueError(name)
+        if known["version"] < 1 or known["epoch"] < 1:
+            raise ValueError("version or epoch")
         return cls(**known)
+
+
+#: What a record's plain fields must be; the others are checked by being built.
+_FIELD_TYPES: tuple[tuple[tuple[str, ...], tuple[type, ...]], ...] = (
+    (("id", "name", "workspace", "cwd", "agent_name", "nonce"), (str,)),
+    (("created_at", "phase_at"), (int, float)),
+    (("version", "epoch", "restarts"), (int,)),
+    (("started_at", "not_before_at"), (int, float, type(None))),
+    (("exit_code", "exit_signal", "restored_from"), (int, type(None))),
+    (("reason", "parent"), (str, type(None))),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +247,8 @@ class Beat:
     at_prompt: bool = False
     #: The agent waits for the user's decision (an adapter saw it).
     needs_user: bool = False
+    #: The incarnation brought the work further (see ``Start.fruitful``); outlives the process that saw it.
+    fruitful: bool = False
     #: Bytes of output since the session's birth.
     output_bytes: int = 0
 
@@ -251,7 +267,16 @@ class Sight:
     progress_age_s: float | None = None
 
 
-def derive_state(record: SessionRecord, sight: Sight, *, lease_s: float, quiet_after_s: float, hang_after_s: float, now_s: float, start_timeout_s: float) -> tuple[State, str | None]:
+def derive_state(
+    record: SessionRecord,
+    sight: Sight,
+    *,
+    lease_s: float,
+    quiet_after_s: float,
+    hang_after_s: float,
+    now_s: float,
+    start_timeout_s: float,
+) -> tuple[State, str | None]:
     """Return the state and, where there is one, the reason. Total: every record and sight has an answer."""
     if record.phase is Phase.ENDED:
         return State(record.outcome or Outcome.CRASHED), record.reason
@@ -265,14 +290,16 @@ def derive_state(record: SessionRecord, sight: Sight, *, lease_s: float, quiet_a
         if sight.recoverer.is_gone and sight.owner.is_gone and now_s - record.phase_at > start_timeout_s:
             return State.CRASHED, "its recovery was interrupted"
         return State.RECOVERING, record.reason
-    if record.phase is Phase.STARTING and (record.owner is None or record.agent is None and not sight.owner.is_gone):
+    if record.phase is Phase.STARTING and (record.owner is None or (record.agent is None and not sight.owner.is_gone)):
         if now_s - record.phase_at > start_timeout_s:
             return State.CRASHED, "its start was interrupted"
         return State.STARTING, None
     return _derive_running(record, sight, lease_s=lease_s, quiet_after_s=quiet_after_s, hang_after_s=hang_after_s)
 
 
-def _derive_running(record: SessionRecord, sight: Sight, *, lease_s: float, quiet_after_s: float, hang_after_s: float) -> tuple[State, str | None]:
+def _derive_running(
+    record: SessionRecord, sight: Sight, *, lease_s: float, quiet_after_s: float, hang_after_s: float
+) -> tuple[State, str | None]:
     what = "keeper" if record.hosting is Hosting.KEEPER else "program"
     if sight.owner.is_gone:
         return State.CRASHED, f"its {what} is gone ({sight.owner})"

@@ -1,0 +1,481 @@
+"""The registry: the durable record of every session of a home, and the only way to change one.
+
+A session comes into being whole (its directory is filled aside and renamed) before anything of it is started. A record
+is changed under the session's lock, by the current epoch only, first in the journal and then in the record's file. Raising
+the epoch is a compare-and-swap: of many recoverers one wins.
+
+Invariants:
+  - ``epoch`` and ``version`` never go back; each change raises ``version`` by one
+  - at most one session that has not ended bears a name
+  - what a newer program added to a record is kept
+  - a damaged record is listed, never hidden, and set aside before another takes its place
+Lock order: ``sessions.lock``, then a session's ``lock``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator import sealed
+from coordinator.config import LOCK_TIMEOUT_S
+from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, NotFound, Refused, StorageError
+from coordinator.ids import ID_PATTERN, check_name, new_id, new_nonce
+from coordinator.paths import Home, SessionPaths
+from coordinator.sessions.fence import check_epoch, fenced, session_lock
+from coordinator.sessions.journal import Journal
+from coordinator.sessions.launch import check_launch
+from coordinator.sessions.model import (
+    LAUNCH_FORMAT,
+    LAUNCH_KIND,
+    RECORD_FORMAT,
+    RECORD_KIND,
+    TRANSITIONS,
+    Hosting,
+    LaunchSpec,
+    Phase,
+    Restart,
+    SessionRecord,
+)
+from coordinator.system import failpoints, files, locks
+from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.processes import ProcessIdentity
+
+#: Programs that only run what their first argument names.
+_RUNNERS = re.compile(r"(python[0-9.]*|node|bash|sh|dash|zsh|ruby|perl|env|npx|uv|uvx)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """A session whose record cannot be read."""
+
+    id: str
+    error: CrewkeepError
+
+
+class Registry:
+    """The sessions of a home. Holds no state: any number of them in any number of processes see the same."""
+
+    def __init__(self, home: Home, clock: Clock = SYSTEM) -> None:
+        self.home, self._clock = home, clock
+
+    # Making and removing
+
+    def create(
+        self,
+        *,
+        name: str | None,
+        workspace: str,
+        hosting: Hosting,
+        launch: LaunchSpec,
+        restart: Restart,
+        parent: str | None = None,
+        owner: ProcessIdentity | None = None,
+    ) -> SessionRecord:
+        """Register a session, durably, before anything of it is started.
+
+        Without a name one is made from the command (``codex``, ``codex-2``). Raises ``InvalidInput``, ``Refused`` when a
+        session that has not ended bears the name, ``StorageError``, ``Busy``.
+        """
+        check_launch(launch)
+        if name is not None:
+            check_name(name)
+        self._make_home()
+        with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S):
+            holders = self._list_name_holders()
+            if name is None:
+                name = _make_name(launch.argv, holders)
+            elif name in holders:
+                raise _name_taken(name, holders[name])
+            now_s = self._clock.wall_s()
+            record = SessionRecord(
+                id=self._find_free_id(now_s),
+                name=name,
+                workspace=workspace,
+                hosting=hosting,
+                command=launch.argv,
+                cwd=launch.cwd,
+                agent_name=launch.agent,
+                restart=restart,
+                created_at=now_s,
+                nonce=new_nonce(),
+                owner=owner,
+                phase_at=now_s,
+                parent=parent,
+            )
+            self._write_new(record, launch)
+        return record
+
+    def remove(self, session_id: str, *, force: bool = False) -> None:
+        """Delete a session and its files.
+
+        Raises ``Refused`` unless it has ended (with ``force`` also one that is parked or whose record is damaged),
+        ``NotFound``, ``StorageError``.
+        """
+        paths = self._paths_of(session_id)
+        with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S), session_lock(paths):
+            try:
+                record = self.get(session_id)
+            except Damaged as error:
+                if not force:
+                    raise Refused(
+                        f"{session_id} has a damaged record ({error.reason}); its processes are not known",
+                        hint=f"crewkeep recover {session_id} first",
+                    ) from error
+            else:
+                if record.phase is not Phase.ENDED and not (force and record.phase is Phase.PARKED):
+                    raise Refused(f"{record.name} has not ended ({record.phase})", hint=f"crewkeep stop {record.name}")
+            aside = self.home.sessions / f".{session_id}{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+            try:
+                os.rename(paths.path, aside)
+            except OSError as error:
+                raise StorageError.from_os(error, "remove", paths.path) from error
+            files.sync_directory(self.home.sessions)
+        shutil.rmtree(aside, ignore_errors=True)  # a rest is only a temporary for the next sweep
+
+    # Reading
+
+    def get(self, session_id: str) -> SessionRecord:
+        """Return the record. Raises ``NotFound``, ``Damaged``, ``FormatTooNew``, ``StorageError``."""
+        return _decode_record(self._read_body(session_id), self._paths_of(session_id))
+
+    def get_launch(self, session_id: str) -> LaunchSpec:
+        """Return the session's launch. Raises ``NotFound``, ``Damaged``, ``FormatTooNew``, ``StorageError``."""
+        paths = self._paths_of(session_id)
+        body = sealed.read_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT)
+        return _decode_launch(body, paths)
+
+    def list_all(self) -> list[SessionRecord | Damage]:
+        """Return every session, oldest first; one whose record cannot be read as ``Damage``."""
+        return list(self._iter_all())
+
+    def find(self, text: str, environment: Mapping[str, str] | None = None) -> SessionRecord:
+        """Return the session that a person means by a name, an id, a unique prefix of an id, or ``.`` inside a session.
+
+        A name means the session that has not ended, else the newest that bore it. Raises ``NotFound``, ``InvalidInput``
+        when it could mean several, and what ``get`` raises.
+        """
+        if text == ".":
+            inside = (os.environ if environment is None else environment).get("CREWKEEP_SESSION")
+            if not inside:
+                raise InvalidInput("'.' means the session one is in, and this is none", hint="name the session")
+            return self.get(inside)
+        if ID_PATTERN.fullmatch(text) and self._paths_of_id(text).path.is_dir():
+            return self.get(text)
+        sessions = self.list_all()
+        named = [found for found in sessions if isinstance(found, SessionRecord) and found.name == text]
+        if named:
+            return max(named, key=lambda record: (record.phase is not Phase.ENDED, record.created_at, record.id))
+        matching = [found for found in sessions if text and found.id.startswith(text)]
+        if len(matching) == 1:
+            return self.get(matching[0].id)
+        if matching:
+            listed = ", ".join(
+                f"{found.id} ({found.name})" if isinstance(found, SessionRecord) else found.id for found in matching[:8]
+            )
+            raise InvalidInput(f"{text!r} could be any of {len(matching)} sessions: {listed}", hint="type more of the id")
+        raise NotFound(f"there is no session {text!r}", hint="see `crewkeep ps -a`")
+
+    # Changing
+
+    def change(self, session_id: str, *, epoch: int, change: Callable[[SessionRecord], SessionRecord]) -> SessionRecord:
+        """Let the record become ``change(record)``, durably, as the incarnation ``epoch``; returns what was written.
+
+        ``version`` and ``phase_at`` are set here. Raises ``Superseded`` if a newer incarnation exists, ``Conflict`` if the
+        session has come to a phase from which the new one cannot be reached, ``NotFound``, ``Damaged``, ``StorageError``,
+        ``Busy``; then nothing was changed.
+        """
+        paths = self._paths_of(session_id)
+        with fenced(paths, epoch) as body:
+            before = _decode_record(body, paths)
+            after = change(before)
+            assert (after.id, after.epoch, after.nonce) == (before.id, before.epoch, before.nonce), (
+                "only raise_epoch makes incarnations"
+            )
+            if after == before:
+                return before
+            return self._write_next(paths, body, before, after)
+
+    @contextmanager
+    def hold(self, session_id: str, *, epoch: int) -> Iterator[SessionRecord]:
+        """Hold the session as the incarnation ``epoch`` while other files of it are written (a checkpoint).
+
+        Nobody can raise the epoch meanwhile. Raises as ``change`` does.
+        """
+        paths = self._paths_of(session_id)
+        with fenced(paths, epoch) as body:
+            yield _decode_record(body, paths)
+
+    def set_launch(self, session_id: str, launch: LaunchSpec, *, epoch: int) -> None:
+        """Replace how the session is launched, as the incarnation ``epoch``. Raises as ``change`` does."""
+        check_launch(launch)
+        paths = self._paths_of(session_id)
+        with fenced(paths, epoch):
+            Journal(paths, self._clock).append_locked("launch", launch.encode(), epoch=epoch)
+            sealed.write_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT, launch.encode())
+
+    def raise_epoch(
+        self, session_id: str, *, expected: int, reason: str, by: ProcessIdentity, nonce: str | None = None
+    ) -> SessionRecord:
+        """Begin a new incarnation if the session is still at the epoch ``expected``: of many callers one wins.
+
+        From its return on nobody can write for an older epoch. The old owner and agent stay in the record, and the old
+        nonce joins ``unreaped_nonces``, until whoever won has proven them gone and says so with ``change``. Raises
+        ``Superseded`` when somebody else was first, ``Refused`` when the session had ended and its name has been given
+        to another since, and as ``change`` does.
+        """
+        paths = self._paths_of(session_id)
+        with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S), session_lock(paths):
+            body = self._read_body(session_id)
+            before = _decode_record(body, paths)
+            check_epoch(paths, body, expected)
+            if before.phase is Phase.ENDED:
+                holders = self._list_name_holders()
+                if before.name in holders:
+                    raise _name_taken(before.name, holders[before.name])
+            after = dataclasses.replace(
+                before,
+                epoch=before.epoch + 1,
+                nonce=nonce or new_nonce(),
+                unreaped_nonces=(*before.unreaped_nonces, before.nonce),
+                phase=Phase.RECOVERING,
+                recoverer=by,
+                started_at=None,
+                reason=reason,
+                outcome=None,
+                exit_code=None,
+                exit_signal=None,
+            )
+            return self._write_next(paths, body, before, after)
+
+    # Rebuilding
+
+    def rebuild_record(self, session_id: str) -> SessionRecord | None:
+        """Mend a damaged, missing or rolled-back record from the journal; the damaged file is set aside first.
+
+        The epoch is at least the highest that is proven to have existed, raised by one for each journal line that could
+        have held a higher one. Returns the record in force (a whole one is left alone), or ``None`` when the journal
+        holds none: then nothing was touched. Raises ``FormatTooNew``, ``NotFound``, ``StorageError``, ``Busy``.
+        """
+        paths = self._paths_of(session_id)
+        with session_lock(paths):
+            content = Journal(paths, self._clock).read()
+            last = content.find_last("record")
+            try:
+                record = self.get(session_id)
+                if last is None or record.version >= _version_of(last.body) - 1:
+                    return record
+                damage = Damaged(f"{paths.record} went back in time", path=str(paths.record), reason="rolled-back")
+            except Damaged as error:
+                damage = error
+            if last is None:
+                return None
+            rebuilt = _decode_record(last.body, paths)
+            proven = max((entry.epoch for entry in content.entries), default=1)
+            epoch = max(rebuilt.epoch, proven) + content.damaged_after["record"]
+            rebuilt = dataclasses.replace(rebuilt, epoch=epoch)
+            if damage.reason != "missing":
+                set_aside(self.home, paths.record, damage.reason, session_id)
+            return self._write_next(paths, last.body, rebuilt, rebuilt)
+
+    def rebuild_launch(self, session_id: str) -> LaunchSpec | None:
+        """Mend a damaged or missing launch from the journal, as ``rebuild_record`` does for the record."""
+        paths = self._paths_of(session_id)
+        with session_lock(paths):
+            try:
+                return self.get_launch(session_id)
+            except Damaged as error:
+                damage = error
+            last = Journal(paths, self._clock).read().find_last("launch")
+            if last is None:
+                return None
+            launch = _decode_launch(last.body, paths)
+            if damage.reason != "missing":
+                set_aside(self.home, paths.launch, damage.reason, session_id)
+            sealed.write_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT, last.body)
+            return launch
+
+    def find_rollback(self, session_id: str) -> Damaged | None:
+        """Tell whether the record is older than its journal says it was (by more than one write cut short)."""
+        paths = self._paths_of(session_id)
+        version = _version_of(self._read_body(session_id))
+        last = Journal(paths, self._clock).read_tail().find_last("record")
+        if last is None or version >= _version_of(last.body) - 1:
+            return None
+        return Damaged(
+            f"{paths.record} is at version {version}, its journal at {_version_of(last.body)}",
+            hint=f"crewkeep recover {session_id}",
+            path=str(paths.record),
+            reason="rolled-back",
+        )
+
+    # Helpers
+
+    def _make_home(self) -> None:
+        files.make_directory(self.home.sessions)
+        files.check_private(self.home.path)
+
+    def _paths_of(self, session_id: str) -> SessionPaths:
+        if not ID_PATTERN.fullmatch(session_id):
+            raise NotFound(f"there is no session {session_id!r:.80}", hint="see `crewkeep ps -a`")
+        paths = self._paths_of_id(session_id)
+        if not paths.path.is_dir():
+            raise NotFound(f"there is no session {session_id}", hint="see `crewkeep ps -a`")
+        return paths
+
+    def _paths_of_id(self, session_id: str) -> SessionPaths:
+        return self.home.session(session_id)
+
+    def _read_body(self, session_id: str) -> sealed.Body:
+        return sealed.read_sealed(self._paths_of(session_id).record, RECORD_KIND, RECORD_FORMAT)
+
+    def _iter_all(self) -> Iterator[SessionRecord | Damage]:
+        try:
+            names = sorted(os.listdir(self.home.sessions))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError.from_os(error, "list", self.home.sessions) from error
+        for session_id in names:
+            if not ID_PATTERN.fullmatch(session_id):
+                continue
+            paths = self._paths_of_id(session_id)
+            try:
+                yield _decode_record(sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT), paths)
+            except CrewkeepError as error:
+                if paths.path.is_dir():  # else it was removed while we looked
+                    yield Damage(id=session_id, error=error)
+
+    def _list_name_holders(self) -> dict[str, str]:
+        """Return the names of all sessions that have not ended, each with the session's id."""
+        holders = {}
+        for found in self._iter_all():
+            if isinstance(found, SessionRecord):
+                if found.phase is not Phase.ENDED:
+                    holders[found.name] = found.id
+            elif last := Journal(self._paths_of_id(found.id), self._clock).read().find_last("record"):
+                holders.setdefault(str(last.body.get("name")), found.id)  # damaged: it may well be running
+        return holders
+
+    def _find_free_id(self, now_s: float) -> str:
+        while True:
+            session_id = new_id(now_s)
+            if not self._paths_of_id(session_id).path.exists():
+                return session_id
+
+    def _write_new(self, record: SessionRecord, launch: LaunchSpec) -> None:
+        """Fill the session's directory aside and let it appear whole."""
+        aside = SessionPaths(self.home.sessions / f".{record.id}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
+        final = self._paths_of_id(record.id)
+        try:
+            files.make_directory(aside.path)
+            journal = Journal(aside, self._clock)
+            journal.append_locked("launch", launch.encode(), epoch=record.epoch)
+            journal.append_locked("record", record.encode(), epoch=record.epoch)
+            sealed.write_sealed(aside.launch, LAUNCH_KIND, LAUNCH_FORMAT, launch.encode())
+            sealed.write_sealed(aside.record, RECORD_KIND, RECORD_FORMAT, record.encode())
+            os.close(locks.open_lock(aside.lock))
+            try:
+                failpoints.hit("registry.create")
+                os.rename(aside.path, final.path)
+            except OSError as error:
+                raise StorageError.from_os(error, "create", final.path) from error
+            files.sync_directory(self.home.sessions)
+        except CrewkeepError:
+            shutil.rmtree(aside.path, ignore_errors=True)
+            raise
+
+    def _write_next(self, paths: SessionPaths, body: sealed.Body, before: SessionRecord, after: SessionRecord) -> SessionRecord:
+        """Write the next version: the journal first, so that no acknowledged change is missing there."""
+        if after.phase is not before.phase and after.phase not in TRANSITIONS[before.phase]:
+            raise Conflict(
+                f"{before.name} is {before.phase}; it cannot become {after.phase}",
+                hint=f"crewkeep inspect {before.name}",
+                session=before.id,
+                phase=str(before.phase),
+            )
+        phase_at = self._clock.wall_s() if after.phase is not before.phase else before.phase_at
+        after = dataclasses.replace(after, version=before.version + 1, phase_at=phase_at)
+        written = {**body, **after.encode()}
+        failpoints.hit("registry.journal")
+        Journal(paths, self._clock).append_locked("record", written, epoch=after.epoch)
+        failpoints.hit("registry.record")
+        sealed.write_sealed(paths.record, RECORD_KIND, RECORD_FORMAT, written)
+        failpoints.hit("registry.written")
+        return after
+
+
+def set_aside(home: Home, path: Path, reason: str, session_id: str) -> Path:
+    """Move a damaged file to the home's quarantine, durably, with a note of the reason; returns where it is now."""
+    directory = home.quarantine / session_id
+    files.make_directory(directory)
+    number = 1
+    while (target := directory / f"{path.name}.damaged-{number}").exists():
+        number += 1
+    files.replace_durably(target.with_name(target.name + ".reason"), f"{reason}: was {path}\n".encode("utf-8", "surrogateescape"))
+    try:
+        os.rename(path, target)
+    except OSError as error:
+        raise StorageError.from_os(error, "set aside", path) from error
+    files.sync_directory(directory)
+    files.sync_directory(path.parent)
+    return target
+
+
+def _decode_record(body: sealed.Body, paths: SessionPaths) -> SessionRecord:
+    try:
+        record = SessionRecord.decode(body)
+        if record.id != paths.path.name:
+            raise ValueError(f"it is the record of {record.id}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _wrong_shape(paths.record, error) from error
+    return record
+
+
+def _decode_launch(body: sealed.Body, paths: SessionPaths) -> LaunchSpec:
+    try:
+        return LaunchSpec.decode(body)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _wrong_shape(paths.launch, error) from error
+
+
+def _wrong_shape(path: Path, error: Exception) -> Damaged:
+    return Damaged(f"{path} has the wrong shape ({error})", hint="run `crewkeep doctor`", path=str(path), reason="wrong-shape")
+
+
+def _version_of(body: sealed.Body) -> int:
+    version = body.get("version")
+    return version if isinstance(version, int) else 0
+
+
+def _name_taken(name: str, holder: str) -> Refused:
+    return Refused(
+        f"the name {name!r} is held by session {holder}, which has not ended",
+        hint=f"crewkeep attach {name}, or: crewkeep stop {name} && crewkeep rm {name}, or choose another name",
+        name=name,
+        holder=holder,
+    )
+
+
+def _make_name(argv: tuple[str, ...], taken: Mapping[str, str]) -> str:
+    """Return a free name made from the command."""
+    program = os.path.basename(argv[0])
+    if _RUNNERS.fullmatch(program) and len(argv) > 1 and not argv[1].startswith("-"):
+        program = os.path.basename(argv[1])
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.splitext(program)[0]).strip("-._")[:48]
+    try:
+        check_name(stem)
+    except InvalidInput:
+        stem = "session"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
