@@ -48,12 +48,27 @@ def _run(arguments: list[str]) -> int:
         from coordinator.errors import Unsupported
 
         raise Unsupported("crewkeep does not run on Windows", hint="run it inside WSL 2")
+    first = next(iter(arguments), "")
+    if first == "ps" and _list_quickly(arguments[1:]):
+        return 0
     from crewkeep.cli.app import build_app
 
-    first = next(iter(arguments), "")
     only = first if first in COMMANDS and "_CREWKEEP_COMPLETE" not in os.environ else None
+    stdout = sys.stdout
     try:
         build_app(only)(args=arguments, prog_name="crewkeep")
     except SystemExit as leaving:
+        if sys.stdout is not stdout:  # Typer met a closed pipe
+            raise BrokenPipeError from leaving
         return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
     return 0
+
+
+def _list_quickly(arguments: list[str]) -> bool:
+    """Do the plain forms of ``ps`` without Typer, which alone would take most of the time; tell whether it was one."""
+    if "_CREWKEEP_COMPLETE" in os.environ or not set(arguments) <= {"-a", "--all", "-q", "--quiet", "--watch", "--json"}:
+        return False
+    from crewkeep.cli import listing
+
+    listing.show_sessions(**{listing.FLAGS[argument]: True for argument in arguments})
+    return True

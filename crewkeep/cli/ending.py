@@ -90,10 +90,10 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         results = list(pool.map(end, records))
-    told, failed = [], False
+    told, code = [], 0
     for record, result in zip(records, results, strict=True):
         if isinstance(result, CrewkeepError):
-            failed = True
+            code = code or result.exit_code
             tell_error(result, as_json=as_json)
             continue
         told.append(
@@ -104,7 +104,7 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
                 "left": [{"pid": one.identity.pid, "name": one.name, "why": one.why} for one in result.left],
             }
         )
-        failed = failed or bool(result.left)
+        code = code or int(bool(result.left))
     if show and as_json:
         output.print_json(told)
     elif show:
@@ -112,6 +112,6 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
             output.print_line(f"{row['name']}: {len(row['ended'])} processes ended, {len(row['left'])} left")
             for one in row["left"]:
                 output.note(f"  left: {one['pid']} {output.make_printable(one['name'])}: {one['why']}")
-    if failed:
-        raise typer.Exit(1)
+    if code:
+        raise typer.Exit(code)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.config import Settings, load_settings
+from coordinator.errors import CrewkeepError
 from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.sessions.registry import Damage, Registry
@@ -32,6 +33,16 @@ def open_house(overrides: Mapping[str, str] | None = None) -> House:
     return House(home=home, registry=Registry(home, SYSTEM), settings=load_settings(project=find_project()), clock=SYSTEM)
 
 
+def settings_of(house: House, record: SessionRecord) -> Settings:
+    """Return the settings that hold for one session: those it was launched with, else the home's."""
+    try:
+        given = house.registry.get_launch(record.id).environment
+        own = {name: value for name, value in given.items() if name.startswith("CREWKEEP_")}
+        return load_settings({**os.environ, **own}, find_project(Path(record.cwd))) if own else house.settings
+    except CrewkeepError:
+        return house.settings  # `why` tells what is wrong with the launch
+
+
 def find_project(directory: Path | None = None) -> Path | None:
     """Return the nearest directory from here upwards that holds ``.crewkeep.toml``, or ``None``."""
     try:
@@ -50,8 +61,3 @@ def find_sessions(house: House, names: list[str]) -> list[SessionRecord]:
 def list_records(house: House) -> list[SessionRecord]:
     """Return every session whose record can be read."""
     return [record for record in house.registry.list_all() if not isinstance(record, Damage)]
-
-
-def list_damaged(house: House) -> list[Damage]:
-    """Return what stands in for sessions whose record cannot be read."""
-    return [damage for damage in house.registry.list_all() if isinstance(damage, Damage)]

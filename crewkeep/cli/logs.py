@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from coordinator.sessions.model import FINAL_STATES
-from coordinator.sessions.sight import show_state
 from crewkeep.cli import output
 from crewkeep.cli.house import House, open_house
 from crewkeep.cli.options import Json, Session
+from crewkeep.cli.view import describe
 
 _FOLLOW_EVERY_S = 0.1
 #: Raw bytes that are read for each line that was asked for; a redrawn line costs many.
@@ -60,7 +60,7 @@ def _follow(house: House, session_id: str, log: object, offset: int, raw: bool, 
     assert isinstance(log, OutputLog)
     pending = b""
     while True:
-        state, _ = show_state(house.home, house.registry.get(session_id), house.settings, house.clock)
+        state = describe(house, house.registry.get(session_id))["state"]
         chunk = log.read_from(offset)
         offset += len(chunk)
         if raw and not as_json:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from coordinator.sessions.registry import Damage
-from crewkeep.cli import output
-from crewkeep.cli.house import House, open_house
+from crewkeep.cli import listing
 from crewkeep.cli.options import Json
-from crewkeep.cli.view import QUIET_STATES, describe, describe_damage, sort_key
-
-_WATCH_EVERY_S = 1.0
-_CLEAR = "\x1b[H\x1b[J"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,51 +22,4 @@ def show_sessions(
     as_json: Json = False,
 ) -> None:
     """List sessions."""
-    house = open_house()
-    if not watch:
-        _print(list_rows(house, everything), house, everything, quiet, as_json)
-        return
-    before: Any = None
-    while True:
-        rows = list_rows(house, everything)
-        shown = [{name: value for name, value in row.items() if not name.startswith("last_")} for row in rows]
-        if sys.stdout.isatty() and not as_json:
-            sys.stdout.write(_CLEAR)
-            _print(rows, house, everything, quiet, as_json)
-        elif shown != before:
-            _print(rows, house, everything, quiet, as_json)
-        sys.stdout.flush()
-        before = shown
-        time.sleep(_WATCH_EVERY_S)
-
-
-def list_rows(house: House, everything: bool) -> list[dict[str, Any]]:
-    """Return one row a session, in the order of the list."""
-    rows = [describe_damage(item) if isinstance(item, Damage) else describe(house, item) for item in house.registry.list_all()]
-    return sorted((row for row in rows if everything or row["state"] not in QUIET_STATES), key=sort_key)
-
-
-def _print(rows: list[dict[str, Any]], house: House, everything: bool, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        output.print_json([row["id"] for row in rows] if quiet else rows)
-    elif quiet:
-        for row in rows:
-            output.print_line(row["id"])
-    elif not rows:
-        output.note("no sessions; start one: crewkeep run -- CMD" + ("" if everything else " (ended ones: crewkeep ps -a)"))
-    else:
-        headings = ("NAME", "STATE", "AGENT", "EPOCH", "RESTARTS", "AGE", "ID", "COMMAND")
-        output.print_table(headings, (_cells(row, house) for row in rows), states=(1,))
-        for row in rows:
-            if row["reason"] and row["state"] not in QUIET_STATES:
-                who = row["name"] or row["id"]
-                output.note(f"{output.make_printable(who)}: {output.make_printable(row['reason'])} (crewkeep why {who})")
-
-
-def _cells(row: dict[str, Any], house: House) -> tuple[object, ...]:
-    from datetime import datetime
-
-    started = row["started_at"]
-    age_s = house.clock.wall_s() - datetime.fromisoformat(started).timestamp() if started else None
-    name, command = row["name"], row["command"]
-    return name, row["state"], row["agent"], row["epoch"], row["restarts"], output.format_age(age_s), row["id"], command
+    listing.show_sessions(everything=everything, quiet=quiet, watch=watch, as_json=as_json)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from coordinator.sessions.model import Beat, Phase, SessionRecord, State
+from coordinator.sessions.model import Phase, SessionRecord, Sight, State
 from coordinator.sessions.registry import Damage
-from coordinator.sessions.sight import show_state
-from coordinator.system.processes import ProcessIdentity
-from crewkeep.cli.house import House
+from coordinator.sessions.sight import derive_from, observe_session, read_beat
+from coordinator.system.processes import Liveness, ProcessIdentity
+from crewkeep.cli.house import House, settings_of
 from crewkeep.cli.output import format_time
 
 #: States that ``ps`` leaves out without ``-a``: nothing will happen to them and nothing needs to be done.
@@ -19,8 +19,8 @@ _STATE_ORDER = {state.value: index for index, state in enumerate(State)}
 
 def describe(house: House, record: SessionRecord) -> dict[str, Any]:
     """Return the fields that ``ps --json`` promises."""
-    state, reason = show_state(house.home, record, house.settings, house.clock)
-    beat = _read_beat(house, record)
+    sight = look(house, record)
+    state, reason = derive_from(record, sight, settings_of(house, record), house.clock)
     ended = record.phase is Phase.ENDED
     return {
         "id": record.id,
@@ -34,11 +34,18 @@ def describe(house: House, record: SessionRecord) -> dict[str, Any]:
         "keeper_pid": None if ended else _pid(record.owner),
         "agent_pid": None if ended else _pid(record.agent),
         "started_at": format_time(record.started_at),
-        "last_progress_at": format_time(beat.progress_wall_s) if beat else None,
-        "last_heartbeat_at": format_time(beat.wall_s) if beat else None,
+        "last_progress_at": format_time(sight.beat.progress_wall_s) if sight.beat else None,
+        "last_heartbeat_at": format_time(sight.beat.wall_s) if sight.beat else None,
         "command": shlex.join(record.command),
         "cwd": record.cwd,
     }
+
+
+def look(house: House, record: SessionRecord) -> Sight:
+    """Return what is seen of the session just now; of one that has ended or is parked, its last beat is all there is."""
+    if record.phase in (Phase.ENDED, Phase.PARKED):
+        return Sight(owner=Liveness.NONE, agent=Liveness.NONE, beat=read_beat(house.home, record))
+    return observe_session(house.home, record, house.clock)
 
 
 def describe_damage(damage: Damage) -> dict[str, Any]:
@@ -53,16 +60,6 @@ def describe_damage(damage: Damage) -> dict[str, Any]:
 def sort_key(row: dict[str, Any]) -> tuple[int, str]:
     """Order rows: who needs the user first, then by state, then by age."""
     return _STATE_ORDER.get(row["state"], len(_STATE_ORDER)), row["id"]
-
-
-def _read_beat(house: House, record: SessionRecord) -> Beat | None:
-    from coordinator.errors import CrewkeepError
-    from coordinator.sessions.heartbeat import HeartbeatFile
-
-    try:
-        return HeartbeatFile(house.home.session(record.id).heartbeat).read()
-    except CrewkeepError:
-        return None  # `why` tells; a list has to go on
 
 
 def _pid(identity: ProcessIdentity | None) -> int | None:
