@@ -91,6 +91,8 @@ RECORD_LIMIT_BYTES = 1 << 20
 LAUNCH_LIMIT_BYTES = 1 << 19
 #: A journal is rotated at this size; one older file is kept. Arbitrary: some hundred changes of a record.
 JOURNAL_LIMIT_BYTES = 1 << 20
+#: A log of our own processes above this size is set aside when it is next opened; one older file is kept. Arbitrary.
+LOG_LIMIT_BYTES = 1 << 20
 #: A shutdown that takes longer ends the process at once; the next start recovers.
 SHUTDOWN_TIMEOUT_S = 5.0
 #: All coordinator threads of a home are quiet so soon after the breaker opened.

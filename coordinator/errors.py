@@ -45,6 +45,15 @@ class InvalidInput(CrewkeepError, ValueError):
     code, exit_code = "invalid-input", 2
 
 
+class StartFailed(InvalidInput):
+    """A program could not be started; no process is left of it. ``program`` and ``reason``: one word of the closed set below."""
+
+    code = "start-failed"
+    program: str
+    #: not-found | not-executable | no-interpreter | bad-format | bad-directory | too-long | no-room | failed
+    reason: str
+
+
 class NotFound(CrewkeepError, LookupError):
     """There is no such session, key or checkpoint."""
 
