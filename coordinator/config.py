@@ -137,7 +137,7 @@ def find_origins(environment: Mapping[str, str] | None = None, project: Path | N
     """Return every setting's value and where it came from."""
     environment = os.environ if environment is None else environment
     user_file = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
-    layers = [(str(path), _read_toml(path)) for path in ([project / ".crewkeep.toml"] if project else []) + [user_file]]
+    layers = [(str(path), _read_toml(path)) for path in (*_find_project_files(project), user_file)]
     found = {}
     for item in fields(Settings):
         origin = Origin(value=item.default, origin="default")
@@ -151,6 +151,12 @@ def find_origins(environment: Mapping[str, str] | None = None, project: Path | N
                     break
         found[item.name] = Origin(value=_convert(item, origin), origin=origin.origin)
     return found
+
+
+def _find_project_files(directory: Path | None) -> list[Path]:
+    """Return the project file that holds in ``directory``: the nearest one from there upwards, if any."""
+    places = (directory, *directory.parents) if directory else ()
+    return [path for place in places if os.path.isfile(path := place / ".crewkeep.toml")][:1]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
