@@ -1,0 +1,320 @@
+"""What every context does the same way, whatever keeps its entries: reading-and-writing, merging, watching, transfer.
+
+An implementation brings the primitives (``_write``, ``get``, ``snapshot``, ...); everything here is made of them, so that
+the fake and the real one cannot drift apart in it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO, Any, Self
+
+from coordinator.config import CHANGES_LIMIT, UPDATE_TRIES
+from coordinator.context import merge, transfer
+from coordinator.context.keys import check_key, check_prefix
+from coordinator.context.model import Change, Changes, ContextFinding, Entry, MergeFunction, Snapshot, Value, WriterLike
+from coordinator.context.values import decode_value, encode_value
+from coordinator.context.watch import find_position, iter_changes
+from coordinator.errors import Conflict, InvalidInput, NotFound, VersionConflict
+
+#: What stands for "not given" where ``None`` is a value.
+_NOTHING: Any = object()
+#: Gets the encoded value that is there (``None``: absent) and returns the new one (``None``: delete).
+Make = Callable[[bytes | None], bytes | None]
+
+
+class ContextBase(ABC):
+    """The common half of a context. A closed one refuses everything."""
+
+    def __init__(self, writer: WriterLike | None) -> None:
+        self.writer = writer
+        self.closed = False
+        self._functions: dict[str, MergeFunction] = {}
+
+    # writing
+
+    def put(self, key: str, value: Value, *, expected_version: int | None = None, unconditional: bool = False) -> Entry:
+        """Commit ``value`` and return its entry; when this returns, it is durable and visible to everybody.
+
+        Either ``expected_version`` (0: only if absent) or ``unconditional=True`` must be given. Raises
+        ``VersionConflict`` naming the version it met: read again and decide anew. ``Superseded``: stop, a newer
+        incarnation of this session goes on. ``Busy`` and ``StorageError``: nothing was written, unless the error says
+        otherwise. ``InvalidInput`` before any file is touched.
+        """
+        key, data = check_key(key), encode_value(value)
+        return self._write(key, lambda _: data, _check_expected(expected_version, unconditional))
+
+    def delete(self, key: str, *, expected_version: int | None = None, unconditional: bool = False) -> Entry:
+        """Commit a tombstone and return it. Raises as ``put``, and ``NotFound`` where there is nothing to delete."""
+        return self._write(check_key(key), lambda _: None, _check_expected(expected_version, unconditional))
+
+    def update(
+        self, key: str, fn: Callable[[Value], Value] | None = None, *, delta: Value = _NOTHING, tries: int = UPDATE_TRIES
+    ) -> Entry:
+        """Commit what ``fn`` makes of the value that is there (``None`` if absent), or bring ``delta`` in by the merge rule.
+
+        ``fn`` may be called several times: after a conflict with another write its result is merged by the rule of the
+        key, where one is set, and made anew where not; after ``tries`` conflicts the last ``VersionConflict`` is raised.
+        A ``delta`` (added for ``sum``, appended for ``append``, and so on) meets no conflicts.
+        """
+        key = check_key(key)
+        if (fn is None) is (delta is _NOTHING):
+            raise InvalidInput("update takes either a function or a delta", hint="update(key, fn) or update(key, delta=value)")
+        rule = self._find_rule(key)
+        if fn is None:
+            return self._bring_in(key, rule, delta, tries)
+        return self._retry(key, fn, rule, tries)
+
+    def merge(self, key: str, value: Value, *, base_version: int) -> Entry:
+        """Commit ``value``, which was made from version ``base_version``, merging it by the rule of the key with what came since.
+
+        Raises ``VersionConflict`` where there is no rule, the base is not kept any more, or the rule cannot reconcile.
+        """
+        key = check_key(key)
+        encode_value(value)
+        base = self.get_version(key, base_version) if base_version else None
+        now = self.get(key)
+        version = now.version if now else 0
+        if base_version and base is None:
+            raise VersionConflict(key, base_version, version)
+        return self._retry(key, lambda _: value, self._find_rule(key), UPDATE_TRIES, base=base, begun=True)
+
+    def _bring_in(self, key: str, rule: MergeFunction | None, delta: Value, tries: int) -> Entry:
+        if rule is None:
+            raise InvalidInput(f"no merge rule covers {key!r}", hint="set one with set_rule, or give a function")
+        encode_value(delta)
+        if rule in merge.RULES.values():
+            # Our own rules are quick and pure, so they run under the lock and never conflict.
+            return self._write(key, lambda data: encode_value(self._apply_delta(key, rule, _decode(data), delta)), None)
+        return self._retry(key, lambda value: self._apply_delta(key, rule, value, delta), None, tries)
+
+    def _apply_delta(self, key: str, rule: MergeFunction, current: Value, delta: Value) -> Value:
+        try:
+            return merge.apply_delta(rule, current, delta)
+        except merge.Irreconcilable as error:
+            raise InvalidInput(f"cannot bring the delta into {key!r}: {error}", hint="the rule does not fit the value") from error
+
+    def _retry(
+        self,
+        key: str,
+        fn: Callable[[Value], Value],
+        rule: MergeFunction | None,
+        tries: int,
+        *,
+        base: Entry | None = None,
+        begun: bool = False,
+    ) -> Entry:
+        """Read, make, compare-and-swap; on a conflict merge or make anew. From the second try on, in turn with other retriers."""
+        if not begun:
+            base = self.get(key)
+        met = base
+        mine = fn(_value(base))
+        # ``fn`` may have changed in place what it got, so the merge's base is read afresh from bytes.
+        for number in range(1, tries + 1):
+            with self._turn(key) if number > 1 else nullcontext():
+                if number > 1:
+                    met = self.get(key)
+                    mine_now = mine if rule is not None else fn(_value(met))
+                else:
+                    mine_now = mine
+                try:
+                    if rule is not None and number > 1:
+                        mine_now = rule(_value(self._reread(base)), mine, _value(met))
+                    return self.put(key, mine_now, expected_version=met.version if met else 0)
+                except merge.Irreconcilable as error:
+                    raise VersionConflict(key, base.version if base else 0, met.version if met else 0) from error
+                except VersionConflict:
+                    if number == tries or (begun and rule is None):
+                        raise
+            time.sleep(random.uniform(0, 0.001))
+        raise AssertionError("the last try returns or raises")
+
+    def _reread(self, entry: Entry | None) -> Entry | None:
+        return None if entry is None else self.get_version(entry.key, entry.version) or entry
+
+    # rules
+
+    def set_rule(self, prefix: str, rule: str | MergeFunction) -> None:
+        """Let ``rule`` merge the keys below ``prefix``; the longest prefix wins.
+
+        A rule's name (see ``merge.RULES``) is kept with the context, for every program; a function only with this handle,
+        where it goes before a name.
+        """
+        prefix = check_prefix(prefix)
+        if callable(rule):
+            self._functions[prefix] = rule
+            return
+        merge.get_rule(rule)
+        self._functions.pop(prefix, None)
+        self._store_rule(prefix, rule)
+
+    def _find_rule(self, key: str) -> MergeFunction | None:
+        named = {prefix: merge.RULES[name] for prefix, name in self.rules().items() if name in merge.RULES}
+        return merge.find_rule({**named, **self._functions}, key)
+
+    # watching
+
+    def watch(
+        self, prefix: str = "", from_revision: int | Mapping[int, int] | None = None, *, timeout_s: float | None = None
+    ) -> Iterator[Change]:
+        """Return an iterator of the changes below ``prefix``: each shard's in order, none left out, each only once durable.
+
+        It begins now, or behind ``from_revision``: the last revision already seen, as one number for all shards or by
+        shard; 0 is the beginning. It waits for changes until the context is closed, or none came for ``timeout_s``.
+        Raises ``RevisionCompacted`` where changes are not kept any more: take a snapshot and go on from its ``revisions``.
+        """
+        prefix = check_prefix(prefix)
+        position = find_position(self.revisions(), from_revision)
+        self.read_changes(prefix, position, 1)  # a revision that cannot be gone on from is refused now, not later
+        return iter_changes(self, prefix, position, timeout_s)
+
+    # transfer
+
+    def export(self, stream: IO[str]) -> int:
+        """Write all entries of one moment as lines of JSON; return how many."""
+        return transfer.write_export(self.snapshot().values(), stream)
+
+    def import_(self, stream: Iterable[str], *, unconditional: bool = False) -> int:
+        """Commit every entry of an export that is not here already; return how many.
+
+        Everything is read and checked first. A key that is here with another value is refused with ``Conflict``, again
+        before anything is written, unless ``unconditional=True`` lets the import win.
+        """
+        values = transfer.read_export(stream)
+        present = self.snapshot()
+        missing = {key: value for key, value in values.items() if key not in present or present[key].value != value}
+        differing = sorted(key for key in missing if key in present)
+        if differing and not unconditional:
+            raise Conflict(
+                f"{len(differing)} keys are here with other values, the first is {differing[0]!r}; nothing was imported",
+                hint="delete or rename them first, or import unconditionally",
+                key=differing[0],
+            )
+        for key, value in missing.items():
+            met = present.get(key)
+            if unconditional:
+                self.put(key, value, unconditional=True)
+            else:
+                self.put(key, value, expected_version=met.version if met else 0)
+        return len(missing)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Return an iterator of the keys below ``prefix`` that are present at this moment, sorted."""
+        return iter(self._list_keys(check_prefix(prefix)))
+
+    def adopt(self, writer: WriterLike | None) -> None:
+        """Write as ``writer`` from now on."""
+        self.writer = writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InvalidInput("the context is closed", hint="open it again")
+
+    # what an implementation brings
+
+    @abstractmethod
+    def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
+        """Commit the next version of ``key``, atomically with comparing its version and the writer's epoch."""
+
+    @abstractmethod
+    def _list_keys(self, prefix: str) -> list[str]: ...
+
+    @abstractmethod
+    def _store_rule(self, prefix: str, name: str) -> None: ...
+
+    def _turn(self, key: str) -> AbstractContextManager[object]:
+        """Queue up with others who retry on this key's shard; a courtesy, not a lock."""
+        return nullcontext()
+
+    @abstractmethod
+    def get(self, key: str) -> Entry | None:
+        """Return the entry, ``None`` if there is none."""
+
+    @abstractmethod
+    def get_version(self, key: str, version: int) -> Entry | None:
+        """Return that version of the key, a tombstone included; ``None`` if it is not kept."""
+
+    @abstractmethod
+    def history(self, key: str) -> list[Entry]:
+        """Return the kept versions, newest first, deletions included; at most ``HISTORY_LIMIT``."""
+
+    @abstractmethod
+    def snapshot(self, prefix: str = "") -> Snapshot:
+        """Return all entries below ``prefix`` as they are together at one moment, with the revisions of that moment."""
+
+    @abstractmethod
+    def rules(self) -> dict[str, str]:
+        """Return the named merge rules by prefix."""
+
+    @abstractmethod
+    def revisions(self) -> dict[int, int]:
+        """Return each shard's newest durable revision."""
+
+    @abstractmethod
+    def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
+        """Return up to ``limit`` changes behind the revisions ``after``, without waiting. Raises ``RevisionCompacted``.
+
+        A shard that ``after`` does not name is read from its beginning.
+        """
+
+    @abstractmethod
+    def bell(self) -> int:
+        """Return a number that is another one after each commit of any process."""
+
+    @abstractmethod
+    def wait_bell(self, seen: int, timeout_s: float) -> int:
+        """Wait until the bell's number is not ``seen``, at most ``timeout_s``; return it."""
+
+    @abstractmethod
+    def ring(self) -> None:
+        """Wake everybody who waits for the bell, for no reason."""
+
+    @abstractmethod
+    def fence(self, session: str, epoch: int) -> None:
+        """Refuse every write of ``session`` below ``epoch`` from now on, with ``Superseded``. Durable; fencing twice is allowed."""
+
+    @abstractmethod
+    def check(self, repair: bool = False) -> list[ContextFinding]:
+        """Verify every invariant; mend what can be mended if asked to. Returns what was found; nothing means all is well."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; watchers end."""
+
+
+def get_or_raise(entry: Entry | None, key: str) -> Entry:
+    """Return the entry or raise ``NotFound``."""
+    if entry is None:
+        raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
+    return entry
+
+
+def _check_expected(expected_version: int | None, unconditional: bool) -> int | None:
+    if (expected_version is None) is (not unconditional):
+        raise InvalidInput(
+            "a write is either conditional or says that it is not",
+            hint="give expected_version=N (0: only if absent), or unconditional=True",
+        )
+    if expected_version is not None and (
+        not isinstance(expected_version, int) or isinstance(expected_version, bool) or expected_version < 0
+    ):
+        raise InvalidInput(f"{expected_version!r:.40} is not a version", hint="versions are 0 (absent), 1, 2, ...")
+    return expected_version
+
+
+def _value(entry: Entry | None) -> Value:
+    return None if entry is None else entry.value
+
+
+def _decode(data: bytes | None) -> Value:
+    return None if data is None else decode_value(data)

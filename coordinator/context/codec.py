@@ -1,0 +1,186 @@
+"""How a shard's log looks on disk: a header of fixed size, then records, each proving itself and the one before it.
+
+A record's checksum is seeded with the log's salt and the record's own offset, so a record is valid in one place of one
+log only, and it names the checksum of its predecessor, so none can be missing, doubled or exchanged. Pure.
+
+A log begins with ``Header``; everything after it is records without a gap. Little-endian throughout.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+LOG_FORMAT = 1
+LOG_MAGIC = b"CKEEPLOG"
+
+_HEADER = struct.Struct("<8sIIIHHQQ16s8s")
+_CHECKSUM = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+#: Begins every record, so that repair can find the next one behind damage.
+RECORD_MARK = b"\xa7CKr"
+#: mark, checksum, length, previous checksum, kind, flags, key, session and name lengths, value length, revision, version,
+#: epoch, at
+_RECORD = struct.Struct("<4sIIIBBHHHIQQQd")
+_CHECKED_FROM = len(RECORD_MARK) + _CHECKSUM.size
+RECORD_BYTES = _RECORD.size
+#: The longest record there can be; a longer one is damage.
+RECORD_LIMIT_BYTES = RECORD_BYTES + 3 * 0xFFFF + (1 << 21)
+
+#: One version of a key. Its revision is one more than the one before.
+ENTRY = 1
+#: ``session`` may not write below ``epoch`` any more.
+FENCE = 2
+#: The merge rule named by ``value`` holds for keys that begin with ``key``.
+RULE = 3
+DELETED = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a log says about itself."""
+
+    format: int = LOG_FORMAT
+    shard: int
+    shard_count: int
+    #: 1 = durable, 0 = process.
+    durable: bool
+    #: Rises with each compaction.
+    generation: int
+    #: The highest revision of which compaction has dropped a record; above it none is missing.
+    floor: int
+    #: Id of the whole context.
+    context_id: bytes
+    salt: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One record, its value still encoded."""
+
+    kind: int
+    key: str = ""
+    value: bytes = b""
+    deleted: bool = False
+    revision: int = 0
+    version: int = 0
+    epoch: int = 0
+    at: float = 0.0
+    session: str = ""
+    name: str = ""
+    #: All flag bits as read, kept for those that a newer crewkeep may have set.
+    flags: int = 0
+
+
+def encode_header(header: Header) -> bytes:
+    """Return the ``HEADER_BYTES`` that begin a log."""
+    body = _HEADER.pack(
+        LOG_MAGIC,
+        header.format,
+        header.shard,
+        header.shard_count,
+        int(header.durable),
+        0,
+        header.generation,
+        header.floor,
+        header.context_id,
+        header.salt,
+    )
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def decode_header(data: bytes) -> Header | str:
+    """Return the header, or the reason (see ``errors.Damaged``) why it is none."""
+    if not data:
+        return "empty"
+    if len(data) < HEADER_BYTES:
+        return "truncated"
+    if not data.strip(b"\0"):
+        return "zero-filled"
+    body, checksum = data[: _HEADER.size], data[_HEADER.size : HEADER_BYTES]
+    magic, format, shard, shard_count, durable, _, generation, floor, context_id, salt = _HEADER.unpack(body)
+    if magic != LOG_MAGIC:
+        return "wrong-shape"
+    if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(body):
+        return "wrong-digest"
+    return Header(
+        format=format,
+        shard=shard,
+        shard_count=shard_count,
+        durable=bool(durable),
+        generation=generation,
+        floor=floor,
+        context_id=context_id,
+        salt=salt,
+    )
+
+
+def encode_record(record: Record, *, salt: bytes, offset: int, previous: int) -> tuple[bytes, int]:
+    """Return the record's bytes for that place, and its checksum."""
+    key, session, name = record.key.encode("utf-8"), record.session.encode("utf-8"), record.name.encode("utf-8")
+    length = RECORD_BYTES + len(key) + len(session) + len(name) + len(record.value)
+    assert length <= RECORD_LIMIT_BYTES, "a record is bounded by the limits of its parts"
+    head = _RECORD.pack(
+        RECORD_MARK,
+        0,
+        length,
+        previous,
+        record.kind,
+        record.flags | (DELETED if record.deleted else 0),
+        len(key),
+        len(session),
+        len(name),
+        len(record.value),
+        record.revision,
+        record.version,
+        record.epoch,
+        record.at,
+    )
+    data = b"".join((head[_CHECKED_FROM:], key, session, name, record.value))
+    checksum = zlib.crc32(data, _seed(salt, offset))
+    return RECORD_MARK + _CHECKSUM.pack(checksum) + data, checksum
+
+
+def measure_record(data: memoryview) -> int | None:
+    """Return the length that a record's first bytes claim, ``None`` if there cannot be such a record."""
+    if len(data) < RECORD_BYTES:
+        return None
+    mark, _, length, _, _, _, key, session, name, value, *_ = _RECORD.unpack_from(data)
+    possible = mark == RECORD_MARK and length == RECORD_BYTES + key + session + name + value and length <= RECORD_LIMIT_BYTES
+    return length if possible else None
+
+
+def decode_record(data: memoryview, *, salt: bytes, offset: int) -> tuple[Record, int, int] | None:
+    """Return the record that is exactly ``data``, its checksum and its predecessor's; ``None`` if it does not prove itself."""
+    if measure_record(data) != len(data):
+        return None
+    _, checksum, _, previous, kind, flags, key_size, session_size, name_size, _, revision, version, epoch, at = (
+        _RECORD.unpack_from(data)
+    )
+    if zlib.crc32(data[_CHECKED_FROM:], _seed(salt, offset)) != checksum:
+        return None
+    session_start = RECORD_BYTES + key_size
+    name_start = session_start + session_size
+    value_start = name_start + name_size
+    try:
+        record = Record(
+            kind=kind,
+            key=str(data[RECORD_BYTES:session_start], "utf-8"),
+            session=str(data[session_start:name_start], "utf-8"),
+            name=str(data[name_start:value_start], "utf-8"),
+            value=bytes(data[value_start:]),
+            deleted=bool(flags & DELETED),
+            revision=revision,
+            version=version,
+            epoch=epoch,
+            at=at,
+            flags=flags,
+        )
+    except UnicodeDecodeError:
+        return None
+    return record, checksum, previous
+
+
+def _seed(salt: bytes, offset: int) -> int:
+    return zlib.crc32(offset.to_bytes(8, "little"), zlib.crc32(salt))

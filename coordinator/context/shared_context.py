@@ -1,0 +1,227 @@
+"""The shared context on disk: a thin, dull layer that sends each key to its shard and rings the bell after a commit.
+
+``meta.json`` names the context and its number of shards; it is written last when a context is made, so where it stands, a
+missing shard is damage and never taken for empty. Everything else is the shards' (see ``shard.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
+from coordinator.context import check, meta
+from coordinator.context.base import ContextBase, Make
+from coordinator.context.codec import Record
+from coordinator.context.keys import check_key, check_prefix, find_shard
+from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
+from coordinator.context.shard import TURN_NAME, Shard
+from coordinator.context.values import decode_value
+from coordinator.errors import Busy, InvalidInput, NotFound
+from coordinator.system import locks
+from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.wakeup import Bell
+
+BELL_NAME = "bell"
+#: Looks at all shards until two in a row agree, before a snapshot locks them. Arbitrary.
+_SNAPSHOT_LOOKS = 5
+#: Waiting for one's turn to retry longer than this helps nobody. Arbitrary.
+_TURN_TIMEOUT_S = 1.0
+
+
+class SharedContext(ContextBase):
+    """A context that any number of processes have open. Any thread may use it; after a fork, the child may as well."""
+
+    def __init__(
+        self, directory: Path, header: meta.Meta, writer: WriterLike | None, lock_timeout_s: float, clock: Clock
+    ) -> None:
+        """Not for calling: see ``open``."""
+        super().__init__(writer)
+        self.directory = directory
+        self.durability: Durability = "durable" if header.durable else "process"
+        self._meta, self._clock, self._lock_timeout_s = header, clock, lock_timeout_s
+        self._shards = [
+            Shard(meta.name_shard(directory, number), number, header.header(number), lock_timeout_s=lock_timeout_s, clock=clock)
+            for number in range(header.shard_count)
+        ]
+        self._bell = Bell(directory / BELL_NAME)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        durability: Durability = "durable",
+        writer: WriterLike | None = None,
+        shards: int = SHARD_COUNT,
+        must_exist: bool = False,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        clock: Clock = SYSTEM,
+    ) -> SharedContext:
+        """Open the context in ``directory``, making it where there is none (unless ``must_exist``: ``NotFound``).
+
+        ``shards`` counts only when it is made. Raises ``InvalidInput`` where it was made with another durability,
+        ``Damaged`` where it cannot be told what is there, ``FormatTooNew``, ``Busy`` or ``StorageError``.
+        A damaged shard does not keep the others from being used; what touches it raises ``Damaged``.
+        """
+        if durability not in ("durable", "process"):
+            raise InvalidInput(f"{durability!r:.40} is not a durability", hint="use 'durable' or 'process'")
+        if not isinstance(shards, int) or not 1 <= shards <= meta.SHARD_LIMIT:
+            raise InvalidInput(f"{shards!r:.40} is not a number of shards", hint=f"use 1 to {meta.SHARD_LIMIT}")
+        path = Path(os.path.realpath(directory))
+        found = meta.open_meta(
+            path, durable=durability == "durable", shards=shards, must_exist=must_exist, timeout_s=lock_timeout_s
+        )
+        if found.durable is not (durability == "durable"):
+            was = "durable" if found.durable else "process"
+            raise InvalidInput(f"{path} was made with durability {was!r}", hint=f"open it with durability={was!r}")
+        return cls(path, found, writer, lock_timeout_s, clock)
+
+    def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
+        record = self._shard(key).write(
+            key,
+            lambda met: make(None if met is None else met.value),
+            expected_version=expected_version,
+            writer=self.writer,
+        )
+        self._bell.ring()
+        return _to_entry(record)
+
+    def get(self, key: str) -> Entry | None:
+        key = check_key(key)
+        record = self._shard(key).get(key)
+        return None if record is None or record.deleted else _to_entry(record)
+
+    def get_version(self, key: str, version: int) -> Entry | None:
+        key = check_key(key)
+        record = self._shard(key).get_version(key, version)
+        return None if record is None else _to_entry(record)
+
+    def history(self, key: str) -> list[Entry]:
+        key = check_key(key)
+        return [_to_entry(record) for record in self._shard(key).list_history(key)]
+
+    def snapshot(self, prefix: str = "") -> Snapshot:
+        prefix = check_prefix(prefix)
+        self._check_open()
+        with ExitStack() as stack:
+            for _ in range(_SNAPSHOT_LOOKS):
+                before = [shard.word() for shard in self._shards]
+                found = [shard.list_newest(prefix) for shard in self._shards]
+                if before == [shard.word() for shard in self._shards]:
+                    break  # nothing was committed between the first look and the last, so this is one moment
+            else:
+                for shard in self._shards:  # always in this order, so that two snapshots cannot lock each other out
+                    stack.enter_context(shard.hold())
+                found = [shard.list_newest(prefix) for shard in self._shards]
+        entries = [_to_entry(view.read(slot.offset, slot.length)) for view, _, places in found for _, slot in places]
+        entries.sort(key=lambda entry: entry.key)
+        return Snapshot(entries, {number: revision for number, (_, revision, _) in enumerate(found)})
+
+    def _list_keys(self, prefix: str) -> list[str]:
+        self._check_open()
+        return sorted(key for shard in self._shards for key, _ in shard.list_newest(prefix)[2])
+
+    def _store_rule(self, prefix: str, name: str) -> None:
+        # Every shard keeps the rules of its keys' prefixes, so that each stays a whole store.
+        self._check_open()
+        for shard in self._shards:
+            shard.set_rule(prefix, name)
+
+    def rules(self) -> dict[str, str]:
+        self._check_open()
+        return dict(self._shards[-1].view().index.rules)
+
+    def revisions(self) -> dict[int, int]:
+        self._check_open()
+        return {shard.number: shard.revision() for shard in self._shards}
+
+    def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
+        prefix = check_prefix(prefix)
+        self._check_open()
+        found: list[Change] = []
+        position = dict(after)
+        for shard in self._shards:
+            rest = limit - len(found)
+            if rest <= 0:
+                position.setdefault(shard.number, 0)
+                continue
+            records, position[shard.number] = shard.read_changes(prefix, after.get(shard.number, 0), rest)
+            found.extend(_to_change(record, shard.number) for record in records)
+        return Changes(found, position)
+
+    def bell(self) -> int:
+        return self._bell.value()
+
+    def wait_bell(self, seen: int, timeout_s: float) -> int:
+        return self._bell.wait(seen, timeout_s)
+
+    def ring(self) -> None:
+        self._bell.ring()
+
+    def fence(self, session: str, epoch: int) -> None:
+        self._check_open()
+        for shard in self._shards:
+            shard.fence(session, epoch)
+
+    def check(self, repair: bool = False) -> list[ContextFinding]:
+        self._check_open()
+        found = check.check_context(
+            self.directory, self._meta, repair=repair, timeout_s=self._lock_timeout_s, now_s=self._clock.wall_s()
+        )
+        if repair:
+            self._bell.ring()
+        return found
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._bell.close()
+            for shard in self._shards:
+                shard.close()
+
+    def _shard(self, key: str) -> Shard:
+        self._check_open()
+        return self._shards[find_shard(key, len(self._shards))]
+
+    @contextmanager
+    def _turn(self, key: str) -> Iterator[None]:
+        shard = self._shard(key)
+        with ExitStack() as stack:
+            try:
+                deadline_s = min(_TURN_TIMEOUT_S, self._lock_timeout_s)
+                stack.enter_context(locks.locked(shard.directory / TURN_NAME, timeout_s=deadline_s))
+            except Busy:
+                pass  # whoever has the turn does not go on; then without
+            yield
+
+
+def _to_entry(record: Record) -> Entry:
+    return Entry(
+        key=record.key,
+        value=None if record.deleted else decode_value(record.value),
+        version=record.version,
+        author=record.name or None,
+        epoch=record.epoch,
+        at=record.at,
+        deleted=record.deleted,
+        session=record.session or None,
+    )
+
+
+def _to_change(record: Record, shard: int) -> Change:
+    return Change(
+        key=record.key,
+        value=None if record.deleted else decode_value(record.value),
+        version=record.version,
+        author=record.name or None,
+        epoch=record.epoch,
+        at=record.at,
+        deleted=record.deleted,
+        session=record.session or None,
+        shard=shard,
+        revision=record.revision,
+    )

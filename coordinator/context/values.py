@@ -1,0 +1,87 @@
+"""Values: JSON that comes back as it went in, checked before anything is touched. Pure.
+
+The walk is iterative and counts what it has seen, so neither depth, nor cycles, nor a value that holds itself a
+thousand times over can exhaust the process.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+
+from coordinator.config import VALUE_DEPTH_LIMIT, VALUE_LIMIT_BYTES
+from coordinator.errors import InvalidInput
+
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+_HINT = "values are JSON: null, true, false, 64-bit integers, finite numbers, text, lists, objects with text as keys"
+
+
+def encode_value(value: Any) -> bytes:
+    """Return the value as JSON. Raises ``InvalidInput`` with the rule it breaks."""
+    _check(value)
+    try:
+        data = orjson.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the value is not JSON: {str(error)[:200]}", hint=_HINT) from error
+    if len(data) > VALUE_LIMIT_BYTES:
+        raise InvalidInput(
+            f"the value has {len(data)} bytes as JSON, more than {VALUE_LIMIT_BYTES}",
+            hint="keep large things in files and their path in the context",
+        )
+    return data
+
+
+def decode_value(data: bytes | memoryview) -> Any:
+    """Return a fresh copy of an encoded value."""
+    return orjson.loads(data)
+
+
+def _check(value: Any) -> None:
+    count = 0
+    level = [value]
+    for depth in range(VALUE_DEPTH_LIMIT + 1):
+        below: list[Any] = []
+        for item in level:
+            if item is None or item is True or item is False:
+                continue
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, int):
+                if not _LOWEST <= item <= _HIGHEST:
+                    raise InvalidInput("the value holds an integer that does not fit 64 bits", hint=_HINT)
+            elif isinstance(item, float):
+                if not math.isfinite(item):
+                    raise InvalidInput(f"the value holds {item!r}, which JSON does not have", hint=_HINT)
+            elif isinstance(item, (list, tuple)):
+                below.extend(item)
+            elif isinstance(item, dict):
+                for name in item:
+                    if not isinstance(name, str):
+                        raise InvalidInput(f"an object's key is of type {type(name).__name__}, not text", hint=_HINT)
+                    _check_text(name)
+                below.extend(item.values())
+            else:
+                raise InvalidInput(f"the value holds a {type(item).__name__}, which is not JSON", hint=_HINT)
+            if len(below) > VALUE_LIMIT_BYTES:
+                break
+        count += len(below)
+        # Each part takes at least one byte, so this many cannot fit.
+        if count > VALUE_LIMIT_BYTES:
+            raise InvalidInput(f"the value has more than {VALUE_LIMIT_BYTES} parts", hint="split it over several keys")
+        if not below:
+            return
+        level = below
+    raise InvalidInput(f"the value is nested deeper than {VALUE_DEPTH_LIMIT}", hint="flatten it, or keep it as text")
+
+
+def _check_text(text: str) -> None:
+    if len(text) > VALUE_LIMIT_BYTES:
+        raise InvalidInput(f"the value holds text of {len(text)} characters, more than {VALUE_LIMIT_BYTES} bytes", hint=_HINT)
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the value holds text with the lone surrogate {text[error.start]!a}", hint=_HINT) from None

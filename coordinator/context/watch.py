@@ -1,0 +1,60 @@
+"""Watching: a context's changes as one endless iterator, in order without gaps, asleep while nothing happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from coordinator.config import CHANGES_LIMIT
+from coordinator.context.model import Change, Changes
+from coordinator.errors import InvalidInput
+
+#: A wake-up can be missed only if its writer died between publishing and ringing; so late a change is seen at most then.
+_LONGEST_SLEEP_S = 0.5
+
+
+class Watched(Protocol):
+    """What watching needs of a context."""
+
+    @property
+    def closed(self) -> bool: ...
+    def revisions(self) -> dict[int, int]: ...
+    def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = ...) -> Changes: ...
+    def bell(self) -> int: ...
+    def wait_bell(self, seen: int, timeout_s: float) -> int: ...
+
+
+def find_position(revisions: Mapping[int, int], from_revision: int | Mapping[int, int] | None) -> dict[int, int]:
+    """Return the revisions after which to begin: now for ``None``; one number for all shards, or one for each named shard.
+
+    A number is the last revision already seen, so 0 is the beginning; a shard that is not named begins now.
+    """
+    if from_revision is None:
+        return dict(revisions)
+    given = dict.fromkeys(revisions, from_revision) if isinstance(from_revision, int) else dict(from_revision)
+    for shard, revision in given.items():
+        if shard not in revisions:
+            raise InvalidInput(f"there is no shard {shard!r:.40}", hint=f"shards are {min(revisions)} to {max(revisions)}")
+        if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+            raise InvalidInput(f"{revision!r:.40} is not a revision", hint="use the revision of the last change seen, or 0")
+    return {**revisions, **given}
+
+
+def iter_changes(context: Watched, prefix: str, position: dict[int, int], timeout_s: float | None) -> Iterator[Change]:
+    """Yield the changes behind ``position``; end when the context is closed, or when none came for ``timeout_s``."""
+    quiet_since_s = time.monotonic()
+    while not context.closed:
+        seen = context.bell()
+        changes = context.read_changes(prefix, position, CHANGES_LIMIT)
+        yield from changes
+        if changes or changes.position != position:
+            position = changes.position
+            quiet_since_s = time.monotonic() if changes else quiet_since_s
+            continue
+        rest_s = _LONGEST_SLEEP_S
+        if timeout_s is not None:
+            rest_s = min(rest_s, quiet_since_s + timeout_s - time.monotonic())
+            if rest_s <= 0:
+                return
+        context.wait_bell(seen, rest_s)
