@@ -1,17 +1,250 @@
-"""Codex CLI (``@openai/codex``): started natively, resumed by its thread id, read through its rollout file."""
+"""Codex CLI (``@openai/codex``): started natively, resumed by its conversation's id, read through its rollout file.
+
+What was found with 0.169.0, by running it:
+  - the ``codex`` that npm installs is a Node wrapper: killed, it leaves the real program working on under init, so the
+    native program is started instead
+  - the interactive program hands its work to a background server that it starts if there is none, and that outlives it;
+    ``--disable daemon_auto_start`` still joins one that runs, ``--no-daemon`` does not
+  - the rollout stays open in the process that writes it, which proves whose it is; after ``/new`` the earlier one stays
+    open too, and the newer one is written
+  - on a terminal ``codex exec PROMPT`` does not wait for standard input
+  - a resume shows a tool call that never ended to the model as ``aborted``, mends a torn last line, and finds a rollout that
+    was put back even if all its databases are gone
+  - the rollout does not show an open permission prompt; the terminal's title does ("Action Required")
+
+Not promised: the conversation of ``exec --ephemeral``, which writes none, and of ``--remote``, which is another machine's.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import stat
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from coordinator.agents.generic import Generic
+from coordinator.agents import codex_command as command_line
+from coordinator.agents import transcript
+from coordinator.agents.base import Activity
+from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.model import LaunchSpec
+from coordinator.system.clock import SYSTEM
+from coordinator.system.open_files import iter_open_paths
+
+#: Said to an agent that was interrupted in the middle of a turn.
+GO_ON = (
+    "You were interrupted: this session ended without warning and was started again in this conversation. A tool call"
+    " shown as aborted did not finish. Check what is already done, then go on with the task."
+)
+
+_ROLLOUT = re.compile(r"/sessions/.+/rollout-[^/]*-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jsonl$")
+_PLATFORMS = {
+    ("linux", "x86_64"): ("codex-linux-x64", "x86_64-unknown-linux-musl"),
+    ("linux", "aarch64"): ("codex-linux-arm64", "aarch64-unknown-linux-musl"),
+    ("darwin", "x86_64"): ("codex-darwin-x64", "x86_64-apple-darwin"),
+    ("darwin", "arm64"): ("codex-darwin-arm64", "aarch64-apple-darwin"),
+}
+_TURN_STARTS = frozenset({"task_started", "turn_started"})
+_TURN_ENDS = frozenset({"task_complete", "turn_complete", "turn_aborted"})
 
 
-class Codex(Generic):
+class Codex:
     """The Codex command line."""
 
     name = "codex"
 
+    def __init__(self) -> None:
+        self._reading: tuple[str, transcript.Tail, _Rollout] | None = None
+
     def recognises(self, argv: Sequence[str]) -> bool:
-        return bool(argv) and os.path.basename(argv[0]) == "codex"
+        return command_line.starts_codex(argv)
+
+    def prepare(self, launch: LaunchSpec) -> LaunchSpec:
+        argv, environment = launch.argv, launch.environment
+        program, words = command_line.split_program(argv)
+        if package := _find_package(program, launch):
+            native = _find_native(package)
+            if native is not None:
+                argv = (str(native), *words)
+                # What the wrapper would have told it: which package manager updates it.
+                environment = {**environment, "CODEX_MANAGED_BY_NPM": "1", "CODEX_MANAGED_PACKAGE_ROOT": str(package)}
+        command = command_line.parse(argv)
+        if command.is_interactive and not command.has("--no-daemon", "--remote", "-h", "--help", "-V", "--version"):
+            argv = (*command.program, "--no-daemon", *argv[len(command.program) :])
+        return replace(launch, argv=argv, environment=environment)
+
+    def read_permission_mode(self, argv: Sequence[str]) -> str | None:
+        asked = command_line.read_permission(command_line.parse(argv))
+        if asked == command_line.Permission():
+            return None
+        return f"sandbox {asked.sandbox or 'as configured'}, approval {asked.approval or 'as configured'}"
+
+    def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
+        found: list[tuple[float, str, str]] = []
+        for path in {path for pid in pids for path in iter_open_paths(pid)}:
+            match = _ROLLOUT.search(path)
+            if match is None or _is_of_helper(path):
+                continue
+            try:
+                found.append((os.stat(path).st_mtime, match[1], path))
+            except OSError:
+                continue  # removed while open; there is nothing to come back to
+        if not found:
+            return None
+        _, id, path = max(found)
+        return Conversation(agent=self.name, id=id, transcript=path, found_at=SYSTEM.wall_s())
+
+    def build_resume(self, launch: LaunchSpec, conversation: Conversation | None) -> tuple[str, ...]:
+        command = command_line.parse(launch.argv)
+        if conversation is None or command.other is not None:
+            return launch.argv
+        rollout = _Rollout(command.prompt)
+        if conversation.transcript is not None:
+            for entry in transcript.Tail(conversation.transcript).iter_all():
+                rollout.add(entry)
+        if command.prompt in (None, "-") or rollout.heard_prompt:
+            # The interactive program gets words only if it was at work: one that waited for its user waits again.
+            prompt = GO_ON if rollout.in_turn or not command.is_interactive else None
+            if command.has("--worktree") and rollout.cwd is not None:
+                command = command_line.add_option(command, "-C", rollout.cwd)
+            command = command_line.drop_start(command)
+        else:
+            prompt = command.prompt  # it was killed before the conversation held it
+        return command_line.build(
+            command_line.limit_permission(command, rollout.permission), conversation=conversation.id, prompt=prompt
+        )
+
+    def read_activity(self, conversation: Conversation) -> Activity:
+        path = conversation.transcript
+        if path is None:
+            return Activity()
+        if self._reading is None or self._reading[0] != path:
+            self._reading = (path, transcript.Tail(path), _Rollout(None))
+        _, tail, rollout = self._reading
+        for entry in tail.iter_new():
+            rollout.add(entry)
+        return Activity(progress=rollout.work, at_prompt=None if rollout.in_turn is None else not rollout.in_turn)
+
+    def restore_transcript(self, conversation: Conversation, saved: Path) -> None:
+        if conversation.transcript is None or _read_meta(saved).get("id") != conversation.id:
+            return
+        path = Path(conversation.transcript)
+        if os.path.lexists(path):
+            whole = _read_meta(path).get("id") == conversation.id
+            if whole and not transcript.is_cut_short(path, saved) and not transcript.holds_zeros(path):
+                return
+            transcript.set_aside(path)
+        transcript.put_back(saved, path)
+
+
+class _Rollout:
+    """What the lines of a rollout, added one by one, tell of the work."""
+
+    def __init__(self, prompt: str | None) -> None:
+        self._prompt = prompt.strip() if prompt else None
+        #: Whether the prompt stands in the conversation.
+        self.heard_prompt = False
+        #: Finished pieces of the agent's own work: what it said, and tools that came to their end.
+        self.work = 0
+        #: Whether a turn has begun and not ended; ``None`` before the first.
+        self.in_turn: bool | None = None
+        self.permission = command_line.Permission()
+        self.cwd: str | None = None
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Take in one line; what is of another shape is passed over."""
+        payload = entry.get("payload")
+        if not isinstance(payload, dict):
+            return
+        kind = payload.get("type")
+        if entry.get("type") == "event_msg":
+            if kind in _TURN_STARTS:
+                self.in_turn = True
+            elif kind in _TURN_ENDS:
+                self.in_turn = False
+        elif entry.get("type") == "response_item" and isinstance(kind, str):
+            self._add_item(kind, payload)
+        elif entry.get("type") == "turn_context":
+            self._add_context(payload)
+
+    def _add_item(self, kind: str, payload: dict[str, Any]) -> None:
+        if kind == "message" and payload.get("role") == "assistant":
+            self.work += 1
+        elif kind == "message" and payload.get("role") == "user":
+            if self._prompt is not None and self._prompt in _text_of(payload.get("content")):
+                self.heard_prompt = True
+        elif kind.endswith("_call_output") and not _text_of(payload.get("output")).startswith("aborted"):
+            self.work += 1
+
+    def _add_context(self, payload: dict[str, Any]) -> None:
+        if isinstance(payload.get("cwd"), str):
+            self.cwd = payload["cwd"]
+        policy, profile = payload.get("sandbox_policy"), payload.get("active_permission_profile")
+        name = profile.get("id") if isinstance(profile, dict) else None
+        if isinstance(name, str) and not name.startswith(":"):
+            # A profile of the user's own says more than a sandbox mode can; naming a mode would lift its rules.
+            self.permission = command_line.Permission()
+            return
+        approval = payload.get("approval_policy")
+        self.permission = command_line.Permission(
+            sandbox=policy.get("type") if isinstance(policy, dict) else None,
+            approval=approval if isinstance(approval, str) else None,
+        )
+
+
+def _text_of(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(_text_of(part) for part in content)
+    if isinstance(content, dict):
+        return _text_of(content.get("text") or content.get("content") or "")
+    return ""
+
+
+def _read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a rollout says of itself in its first line, nothing if it is no rollout."""
+    entry = transcript.read_first_line(path)
+    payload = entry.get("payload") if entry is not None and entry.get("type") == "session_meta" else None
+    return payload if isinstance(payload, dict) else {}
+
+
+def _is_of_helper(path: str) -> bool:
+    """Tell whether a rollout belongs to an agent that the session's agent started inside itself."""
+    return isinstance(_read_meta(path).get("source"), dict)
+
+
+def _find_package(program: Sequence[str], launch: LaunchSpec) -> Path | None:
+    """Return the root of the npm package whose wrapper ``program`` starts, ``None`` if it starts no such wrapper."""
+    if not program or len(program) > 2 or os.path.basename(program[0]) in ("npx", "bunx"):
+        return None
+    import shutil  # pulls in archive formats; wanted once a start
+
+    script = program[-1]
+    if os.sep in script:
+        found: str | None = os.path.join(launch.cwd, script)
+    else:
+        found = shutil.which(script, path=launch.environment.get("PATH", os.defpath))
+    if found is None:
+        return None
+    wrapper = Path(os.path.realpath(found))
+    return wrapper.parent.parent if wrapper.name == "codex.js" else None
+
+
+def _find_native(package: Path) -> Path | None:
+    """Return the native program that the wrapper of ``package`` would start on this machine."""
+    known = _PLATFORMS.get((sys.platform, os.uname().machine))
+    if known is None:
+        return None
+    name, triple = known
+    for root in (package.parent / name, package / "node_modules" / "@openai" / name, package):
+        native = root / "vendor" / triple / "bin" / "codex"
+        try:
+            if stat.S_ISREG(native.stat().st_mode) and os.access(native, os.X_OK):
+                return native
+        except OSError:
+            continue
+    return None

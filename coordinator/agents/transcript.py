@@ -1,0 +1,159 @@
+"""What adapters share for transcripts that are lines of JSON, appended to a file: read what is new, put a copy back.
+
+Not promised: transcripts that a program rewrites in place. Their adapters must replay, not append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import StorageError
+from coordinator.system import files
+
+#: How much one look may read, so that a long transcript read for the first time cannot hold up a heartbeat.
+READ_LIMIT_BYTES = 4 << 20
+
+
+class Tail:
+    """Reads a growing file of JSON lines; remembers where it stopped."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self._file: tuple[int, int] | None = None
+        self._offset_bytes = 0
+        self._skipping = False
+
+    def iter_new(self, limit_bytes: int = READ_LIMIT_BYTES) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines appended since the last call, as far as ``limit_bytes`` go.
+
+        A torn last line is left for the next call; a line that is not a JSON object is passed over. A file that was
+        replaced or has shrunk is read again from its start. Nothing is yielded when the file cannot be read.
+        """
+        try:
+            found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset_bytes:
+                self._file, self._offset_bytes, self._skipping = (found.st_dev, found.st_ino), 0, False
+            if found.st_size == self._offset_bytes or not stat.S_ISREG(found.st_mode):
+                return
+            data = _read(self.path, self._offset_bytes, min(found.st_size - self._offset_bytes, limit_bytes))
+        except OSError:
+            return
+        end = data.rfind(b"\n") + 1
+        if not end:
+            end = self._pass_over(data, limit_bytes)
+            self._offset_bytes += end
+            return
+        lines = data[:end].split(b"\n")
+        if self._skipping:
+            self._skipping = False
+            lines = lines[1:]
+        self._offset_bytes += end
+        for line in lines:
+            if (entry := parse_line(line)) is not None:
+                yield entry
+
+    def iter_all(self) -> Iterator[dict[str, Any]]:
+        """Yield every line that ``iter_new`` would yield over as many calls as it takes."""
+        while True:
+            before = self._offset_bytes
+            yield from self.iter_new()
+            if self._offset_bytes == before:
+                return
+
+    def _pass_over(self, data: bytes, limit_bytes: int) -> int:
+        """Return how much of a part without a line end to pass over: nothing, unless the line fills a whole look."""
+        if len(data) < limit_bytes:
+            return 0
+        self._skipping = True
+        return len(data)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in ``line``, ``None`` for anything else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_first_line(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the first line's object, ``None`` if it is missing, torn or too long."""
+    try:
+        data = _read(path, 0, READ_LIMIT_BYTES)
+    except OSError:
+        return None
+    line, newline, _ = data.partition(b"\n")
+    return parse_line(line) if newline else None
+
+
+def is_cut_short(path: Path, saved: Path) -> bool:
+    """Tell whether ``path`` holds less than ``saved`` and nothing else: an append-only transcript that lost its end."""
+    try:
+        with open(path, "rb") as own, open(saved, "rb") as copy:
+            own_bytes = os.fstat(own.fileno()).st_size
+            if own_bytes >= os.fstat(copy.fileno()).st_size:
+                return False
+            while part := own.read(1 << 20):
+                if part != copy.read(len(part)):
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def holds_zeros(path: Path) -> bool:
+    """Tell whether a NUL byte stands in the file: a hole that a power loss left, never part of JSON."""
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                if b"\0" in part:
+                    return True
+    except OSError:
+        return False
+    return False
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged transcript to a name beside it that no agent looks for, and return that. Raises ``StorageError``."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        raise StorageError.from_os(error, "set aside", path) from error
+    return aside
+
+
+def put_back(saved: Path, path: Path) -> None:
+    """Let ``path`` hold a durable copy of ``saved``; directories that are missing are made. Raises ``StorageError``."""
+    files.make_directory(path.parent)
+    temporary = path.with_name(f".{path.name[:100]}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
+    try:
+        with open(saved, "rb") as source:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                while part := source.read(1 << 20):
+                    files.write_all(fd, part)
+                files.sync_file(fd)
+            finally:
+                os.close(fd)
+        os.replace(temporary, path)
+    except OSError as error:
+        files.remove_quietly(temporary)
+        raise StorageError.from_os(error, "put back", path) from error
+    files.sync_directory(path.parent)
+
+
+def _read(path: str | os.PathLike[str], offset_bytes: int, count: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.pread(fd, count, offset_bytes)
+    finally:
+        os.close(fd)
