@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from coordinator.config import Settings, find_origins
+from coordinator.config import find_origins
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew
 from coordinator.paths import Home
 from coordinator.sessions.registry import Damage, Registry
@@ -38,7 +37,7 @@ class Check:
     hint: str = ""
 
 
-def examine(home: Home, settings: Settings, project: Path | None, clock: Clock = SYSTEM) -> list[Check]:
+def examine(home: Home, project: Path | None, clock: Clock = SYSTEM) -> list[Check]:
     """Return every check, in the order in which one reads them. Never raises for what it finds."""
     looks: list[Callable[[], Iterator[Check]]] = [
         _check_python,
@@ -53,7 +52,6 @@ def examine(home: Home, settings: Settings, project: Path | None, clock: Clock =
         lambda: _check_service(home),
         lambda: _check_quarantine(home),
     ]
-    del settings
     found: list[Check] = []
     for look in looks:
         try:
@@ -260,10 +258,3 @@ def _find_file_system(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return kind
-
-
-def find_programs() -> dict[str, str | None]:
-    """Return the agent programs that are known, and where they are."""
-    from coordinator.agents.base import GENERIC, list_agents
-
-    return {name: shutil.which(name) for name in list_agents() if name != GENERIC}

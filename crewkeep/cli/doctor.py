@@ -7,7 +7,7 @@ import dataclasses
 import typer
 
 from crewkeep.cli import output
-from crewkeep.cli.house import find_project, open_house
+from crewkeep.cli.house import find_directory, open_house
 from crewkeep.cli.options import Json
 
 
@@ -24,7 +24,7 @@ def examine(as_json: Json = False) -> None:
     from crewkeep.doctor import examine
 
     house = open_house()
-    checks = examine(house.home, house.settings, find_project(), house.clock)
+    checks = examine(house.home, find_directory(), house.clock)
     if as_json:
         output.print_json([dataclasses.asdict(check) for check in checks])
     else:

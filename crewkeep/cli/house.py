@@ -30,26 +30,25 @@ def open_house(overrides: Mapping[str, str] | None = None) -> House:
     # Flags go the way of the environment, so that keeper and patrol, which this command may start, see them too.
     os.environ.update(overrides or {})
     home = Home.find()
-    return House(home=home, registry=Registry(home, SYSTEM), settings=load_settings(project=find_project()), clock=SYSTEM)
+    return House(home=home, registry=Registry(home, SYSTEM), settings=load_settings(project=find_directory()), clock=SYSTEM)
 
 
 def settings_of(house: House, record: SessionRecord) -> Settings:
-    """Return the settings that hold for one session: those it was launched with, else the home's."""
+    """Return the settings that hold for one session: those it was launched with."""
+    from crewkeep.session_settings import settings_of as read
+
     try:
-        given = house.registry.get_launch(record.id).environment
-        own = {name: value for name, value in given.items() if name.startswith("CREWKEEP_")}
-        return load_settings({**os.environ, **own}, find_project(Path(record.cwd))) if own else house.settings
+        return read(house.registry.get_launch(record.id))
     except CrewkeepError:
         return house.settings  # `why` tells what is wrong with the launch
 
 
-def find_project(directory: Path | None = None) -> Path | None:
-    """Return the nearest directory from here upwards that holds ``.crewkeep.toml``, or ``None``."""
+def find_directory() -> Path | None:
+    """Return the working directory, ``None`` if it was removed."""
     try:
-        here = directory or Path.cwd()
-    except OSError:  # the working directory was removed
+        return Path.cwd()
+    except OSError:
         return None
-    return next((place for place in (here, *here.parents) if (place / ".crewkeep.toml").is_file()), None)
 
 
 def find_sessions(house: House, names: list[str]) -> list[SessionRecord]:
