@@ -28,8 +28,8 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import processes, scan, tree
 from coordinator.system.processes import ProcessIdentity
-from crewkeep.demo_worker import PREFIX, is_prime, read_ledger
 from crewkeep.demo_screen import Screen, State
+from crewkeep.demo_worker import PREFIX, is_prime, read_ledger
 
 NAMES = ("ada", "ben", "cleo", "dan")
 WORKSPACE = "demo"

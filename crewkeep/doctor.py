@@ -23,7 +23,9 @@ Level = Literal["ok", "warn", "bad"]
 
 #: Below so much free space a checkpoint or a full output log no longer fits. Arbitrary.
 _LOW_SPACE_BYTES = 256 << 20
-_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre"})
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,9 @@ def _check_processes() -> Iterator[Check]:
     identity = identify_self()
     if sys.platform == "linux":
         if not hasattr(os, "pidfd_open"):
-            yield Check(name="processes", level="warn", message="this Python has no pidfd_open", hint="use a newer Python or kernel")
+            yield Check(
+                name="processes", level="warn", message="this Python has no pidfd_open", hint="use a newer Python or kernel"
+            )
         elif identity.pidfd_inode is None:
             yield Check(
                 name="processes",
@@ -195,7 +199,9 @@ def _check_services(home: Home) -> Iterator[Check]:
     if state == "closed":
         yield Check(name="breaker", level="ok", message="closed")
     else:
-        yield Check(name="breaker", level="warn", message=f"{state}: coordinator threads are quiet", hint="crewkeep breaker close")
+        yield Check(
+            name="breaker", level="warn", message=f"{state}: coordinator threads are quiet", hint="crewkeep breaker close"
+        )
 
 
 def _check_patrol(home: Home) -> Iterator[Check]:
@@ -223,7 +229,9 @@ def _check_service(home: Home) -> Iterator[Check]:
 
     status = service.read_status(home)
     if status.installed and not status.current:
-        yield Check(name="service", level="warn", message=f"{status.path} is of another home or version", hint="crewkeep service install")
+        yield Check(
+            name="service", level="warn", message=f"{status.path} is of another home or version", hint="crewkeep service install"
+        )
     elif status.installed:
         yield Check(name="service", level="ok", message=status.path)
     else:

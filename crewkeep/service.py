@@ -220,5 +220,7 @@ def _call(command: Sequence[str], *, may_fail: bool = False) -> subprocess.Compl
         raise Missing(f"cannot run {command[0]}: {error}", hint="crewkeep recover --all --yes does the same by hand") from error
     if done.returncode and not may_fail:
         why = (done.stderr or done.stdout).strip().splitlines()
-        raise CrewkeepError(f"{shlex.join(command)} failed: {why[-1] if why else done.returncode}", hint="crewkeep service status")
+        raise CrewkeepError(
+            f"{shlex.join(command)} failed: {why[-1] if why else done.returncode}", hint="crewkeep service status"
+        )
     return done

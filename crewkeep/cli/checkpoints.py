@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from coordinator.errors import Missing, NotFound, Refused
+from coordinator.errors import Missing, Refused
 from coordinator.sessions.model import Hosting, Phase, SessionRecord
 from crewkeep.cli import output
 from crewkeep.cli.house import House, open_house
 from crewkeep.cli.options import Json, Session
-
-if TYPE_CHECKING:
-    from recovery.checkpoint import CheckpointInfo
 
 #: Copying a long transcript and the state of a large repository takes its time.
 _TAKE_TIMEOUT_S = 60.0
@@ -87,19 +83,15 @@ def restore(
 ) -> None:
     """Bring a session back from a checkpoint: next epoch, its own conversation, running."""
     from crewkeep.cli.recover import carry_out, print_outcomes
-    from recovery.checkpoint import list_checkpoints
+    from recovery.checkpoint import get_checkpoint
 
     house = open_house()
     record = house.registry.find(session)
     if number is not None:
-        known = {one.number: one for one in list_checkpoints(house.home.session(record.id))}
-        if number not in known:
-            raise NotFound(
-                f"session {record.name} has no checkpoint {number}", hint=f"crewkeep checkpoints {record.name}", checkpoint=number
-            )
-        if not known[number].whole:
+        chosen = get_checkpoint(house.home.session(record.id), number, deep=True)
+        if not chosen.whole:
             raise Refused(
-                f"checkpoint {number} of session {record.name} is damaged: {known[number].damage}",
+                f"checkpoint {number} of session {record.name} is damaged: {chosen.damage}",
                 hint=f"take another: crewkeep checkpoints {record.name}",
             )
     outcome = carry_out(house, record, reason="restored by the user", force=force, checkpoint=number, restore=True)
@@ -109,17 +101,7 @@ def restore(
 def _list(house: House, record: SessionRecord) -> list[dict[str, Any]]:
     from recovery.checkpoint import list_checkpoints
 
-    found = list_checkpoints(house.home.session(record.id))
-    return [_encode(one) for one in sorted(found, key=lambda one: -one.number)]
-
-
-def _encode(info: CheckpointInfo) -> dict[str, Any]:
-    row = dataclasses.asdict(info)
-    row["at"] = output.format_time(info.at)
-    row["parts"] = [
-        {"name": part["name"], "bytes": part["bytes"], "digest": part["digest"]} if isinstance(part, dict) else part
-        for part in row["parts"]
-    ]
-    return row
-
-
+    found = [one.encode() for one in list_checkpoints(house.home.session(record.id))]
+    for row in found:
+        row["at"] = output.format_time(row["at"])
+    return sorted(found, key=lambda row: -int(row["number"]))

@@ -118,7 +118,13 @@ def show_history(key: Key, workspace: Workspace = None, as_json: Json = False) -
         output.print_json([encode_entry(entry) for entry in entries])
         return
     rows = [
-        (one.version, one.author, one.epoch or None, output.format_time(one.at), "(deleted)" if one.deleted else _compact(one.value))
+        (
+            one.version,
+            one.author,
+            one.epoch or None,
+            output.format_time(one.at),
+            "(deleted)" if one.deleted else _compact(one.value),
+        )
         for one in entries
     ]
     output.print_table(("VERSION", "AUTHOR", "EPOCH", "AT", "VALUE"), rows)
@@ -139,7 +145,9 @@ def diff(
         return
     import difflib
 
-    for line in difflib.unified_diff(_lines(old), _lines(new), f"{key} (version {first})", f"{key} (version {second})", lineterm=""):
+    for line in difflib.unified_diff(
+        _lines(old), _lines(new), f"{key} (version {first})", f"{key} (version {second})", lineterm=""
+    ):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         output.print_line(output.paint(output.make_printable(line), colour))
 
@@ -187,7 +195,9 @@ def export(
 
 def import_(
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="What `export` wrote; default: stdin.")] = "-",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace keys that exist; otherwise they are a conflict.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace keys that exist; otherwise they are a conflict.")
+    ] = False,
     workspace: Workspace = None,
 ) -> None:
     """Read what export wrote."""
@@ -201,7 +211,9 @@ def import_(
 
 
 def check(
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; damaged bytes are set aside, never deleted.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended; damaged bytes are set aside, never deleted.")
+    ] = False,
     workspace: Workspace = None,
     as_json: Json = False,
 ) -> None:

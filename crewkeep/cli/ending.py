@@ -78,32 +78,26 @@ def remove(
 def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_json: bool, show: bool = True) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from crewkeep.ending import kill_session, stop_session
+    from crewkeep.ending import EndResult, kill_session, stop_session
 
-    def end(record: SessionRecord) -> Any:
+    def end(record: SessionRecord) -> EndResult | CrewkeepError:
         try:
             if grace_s is None:
-                return kill_session(house.home, house.registry, record)
-            return stop_session(house.home, house.registry, record, grace_s)
+                return kill_session(house.home, house.registry, record, settings=house.settings)
+            return stop_session(house.home, house.registry, record, grace_s=grace_s, settings=house.settings)
         except CrewkeepError as error:
             return error
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         results = list(pool.map(end, records))
-    told, code = [], 0
-    for record, result in zip(records, results, strict=True):
+    told: list[dict[str, Any]] = []
+    code = 0
+    for result in results:
         if isinstance(result, CrewkeepError):
             code = code or result.exit_code
             tell_error(result, as_json=as_json)
             continue
-        told.append(
-            {
-                "id": record.id,
-                "name": record.name,
-                "ended": [one.identity.pid for one in result.ended],
-                "left": [{"pid": one.identity.pid, "name": one.name, "why": one.why} for one in result.left],
-            }
-        )
+        told.append(result.encode())
         code = code or int(bool(result.left))
     if show and as_json:
         output.print_json(told)
@@ -114,4 +108,3 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
                 output.note(f"  left: {one['pid']} {output.make_printable(one['name'])}: {one['why']}")
     if code:
         raise typer.Exit(code)
-

@@ -43,8 +43,9 @@ def inspect_session(session: Session, as_json: Json = False) -> None:
 
 def explain(session: Session, as_json: Json = False) -> None:
     """Show what all five layers found of a session, the verdict, and what was or would be done."""
-    from recovery.cascade import diagnose
     from recovery.evidence import gather
+
+    from recovery.cascade import diagnose
     from recovery.model import encode_diagnosis
 
     house = open_house()

@@ -36,7 +36,9 @@ def run(
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name; default: made from the command.")] = None,
     agent: Annotated[
         str | None,
-        typer.Option("--agent", metavar="AGENT", help="What program it is; default: seen from CMD.", autocompletion=complete_agents),
+        typer.Option(
+            "--agent", metavar="AGENT", help="What program it is; default: seen from CMD.", autocompletion=complete_agents
+        ),
     ] = None,
     cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Directory to work in; default: this one.")] = None,
     restart: Annotated[
@@ -96,7 +98,9 @@ def find_directory(given: str | None) -> str:
     try:
         directory = os.path.realpath(given) if given else os.getcwd()
     except OSError as error:
-        raise InvalidInput("the current directory does not exist any more", hint="cd to one that does, or give --cwd DIR") from error
+        raise InvalidInput(
+            "the current directory does not exist any more", hint="cd to one that does, or give --cwd DIR"
+        ) from error
     if not os.path.isdir(directory):
         raise InvalidInput(f"{given} is not a directory", hint="give --cwd a directory that exists")
     return directory
