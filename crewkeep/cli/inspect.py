@@ -119,12 +119,12 @@ def _encode_conversation(house: House, record: SessionRecord) -> dict[str, Any] 
 def _count_checkpoints(house: House, record: SessionRecord) -> dict[str, Any]:
     from recovery.checkpoint import list_checkpoints
 
-    found = list_checkpoints(house.home.session(record.id))
-    newest = max(found, key=lambda one: one.number, default=None)
+    found = [one.encode() for one in list_checkpoints(house.home.session(record.id), deep=False)]
+    newest = max(found, key=lambda one: int(one["number"]), default=None)
     return {
         "count": len(found),
-        "newest": newest.number if newest else None,
-        "newest_at": output.format_time(newest.at) if newest else None,
+        "newest": newest["number"] if newest else None,
+        "newest_at": output.format_time(newest["at"]) if newest else None,
     }
 
 
