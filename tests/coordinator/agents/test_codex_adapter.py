@@ -1,0 +1,294 @@
+"""The Codex adapter on files and processes of our own making; the real program is driven in tests/agents."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.agents import get_agent
+from coordinator.agents.codex import _PLATFORMS, GO_ON
+from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.model import LaunchSpec
+
+ID = "01a1fc0b-f621-7a52-9770-6f4a3c8e1669"
+OTHER_ID = "01a1fc0c-f621-7a52-9770-6f4a3c8e1669"
+
+
+def event(kind: str, **payload: Any) -> dict[str, Any]:
+    return {"type": "event_msg", "payload": {"type": kind, **payload}}
+
+
+def said(role: str, text: str) -> dict[str, Any]:
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "response_item", "payload": {"type": "message", "role": role, "content": content}}
+
+
+def tool_output(text: str) -> dict[str, Any]:
+    return {"type": "response_item", "payload": {"type": "function_call_output", "call_id": "c", "output": text}}
+
+
+def meta(id: str = ID, source: Any = "cli") -> dict[str, Any]:
+    return {"type": "session_meta", "payload": {"id": id, "cwd": "/work", "source": source}}
+
+
+def context(sandbox: str, approval: str, profile: str | None = None, cwd: str = "/work") -> dict[str, Any]:
+    payload: dict[str, Any] = {"cwd": cwd, "approval_policy": approval, "sandbox_policy": {"type": sandbox}}
+    if profile is not None:
+        payload["active_permission_profile"] = {"id": profile}
+    return {"type": "turn_context", "payload": payload}
+
+
+CALL = {"type": "response_item", "payload": {"type": "function_call", "name": "exec_command", "arguments": "{}"}}
+
+
+def rollout(directory: Path, *entries: dict[str, Any], id: str = ID) -> Path:
+    path = directory / "sessions" / "2026" / "11" / "21" / f"rollout-2026-11-21T03-00-04-{id}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def append(path: Path, *entries: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+def conversation(path: Path | None, id: str = ID) -> Conversation:
+    return Conversation(agent="codex", id=id, transcript=str(path) if path else None)
+
+
+def launch(*argv: str, cwd: str = "/", **environment: str) -> LaunchSpec:
+    return LaunchSpec(argv=argv, cwd=cwd, environment=environment)
+
+
+def resume(path: Path | None, *argv: str) -> list[str]:
+    return list(get_agent("codex").build_resume(launch(*argv), conversation(path)))
+
+
+# -- starting
+
+
+def install(root: Path) -> tuple[Path, Path]:
+    """Lay out what npm does; return the command on the PATH and the native program."""
+    (name, triple), modules = (
+        _PLATFORMS[(os.uname().sysname.lower(), os.uname().machine)],
+        root / "lib" / "node_modules" / "@openai",
+    )
+    native = modules / name / "vendor" / triple / "bin" / "codex"
+    wrapper = modules / "codex" / "bin" / "codex.js"
+    for path in (native, wrapper):
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    (root / "bin").mkdir()
+    command = root / "bin" / "codex"
+    command.symlink_to("../lib/node_modules/@openai/codex/bin/codex.js")
+    return command, native
+
+
+@pytest.mark.skipif(os.uname().sysname not in ("Linux", "Darwin"), reason="no native program for this system")
+def test_the_native_program_is_started_instead_of_the_wrapper_that_npm_installs(tmp_path: Path) -> None:
+    command, native = install(tmp_path)
+    codex = get_agent("codex")
+    for first in ("codex", str(command)):
+        ready = codex.prepare(launch(first, "exec", "x", PATH=f"/nowhere:{command.parent}"))
+        assert ready.argv == (str(native), "exec", "x")
+        assert ready.environment["CODEX_MANAGED_BY_NPM"] == "1"
+    through_node = codex.prepare(launch("node", str(command), "exec", "x"))
+    assert through_node.argv == (str(native), "exec", "x")
+
+
+def test_what_is_no_npm_wrapper_is_started_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "codex"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    for argv in (("codex", "exec", "x"), (str(own), "exec", "x"), ("npx", "-y", "@openai/codex", "exec", "x")):
+        assert get_agent("codex").prepare(launch(*argv, PATH=str(tmp_path))).argv == argv
+
+
+@pytest.mark.parametrize(
+    ("words", "kept_in"),
+    [
+        (("do it",), True),
+        (("resume", "--last"), True),
+        ((), True),
+        (("exec", "do it"), False),
+        (("login",), False),
+        (("--version",), False),
+        (("--remote", "ws://there:1", "do it"), False),
+    ],
+)
+def test_only_the_interactive_program_is_kept_from_its_background_server(words: tuple[str, ...], kept_in: bool) -> None:
+    ready = get_agent("codex").prepare(launch("codex", *words, PATH="/nowhere"))
+    assert ready.argv == (("codex", "--no-daemon", *words) if kept_in else ("codex", *words))
+
+
+# -- finding
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_a_conversation_is_found_only_where_a_process_of_the_session_holds_it_open(tmp_path: Path) -> None:
+    codex, path = get_agent("codex"), rollout(tmp_path, meta())
+    assert codex.find_conversation(launch("codex"), [os.getpid()], 0.0) is None
+    with path.open("a"):
+        found = codex.find_conversation(launch("codex"), [os.getpid()], 0.0)
+        assert codex.find_conversation(launch("codex"), [1 << 30], 0.0) is None
+    assert found is not None
+    assert (found.id, found.transcript) == (ID, str(path))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_of_several_open_conversations_the_one_written_last_counts_and_helpers_do_not(tmp_path: Path) -> None:
+    helper_id = "01a1fc0d-f621-7a52-9770-6f4a3c8e1669"
+    old, new = rollout(tmp_path, meta()), rollout(tmp_path, meta(OTHER_ID), id=OTHER_ID)
+    helper = rollout(tmp_path, meta(helper_id, source={"subagent": {"thread_spawn": {}}}), id=helper_id)
+    for path, at in ((old, 1000), (new, 2000), (helper, 3000)):
+        os.utime(path, (at, at))
+    with old.open("a"), new.open("a"), helper.open("a"):
+        found = get_agent("codex").find_conversation(launch("codex"), [os.getpid()], 0.0)
+    assert found is not None
+    assert found.id == OTHER_ID
+
+
+# -- reading
+
+
+def test_progress_counts_finished_work_and_not_what_a_resume_writes(tmp_path: Path) -> None:
+    codex, path = get_agent("codex"), rollout(tmp_path, meta())
+    talk = conversation(path)
+    assert codex.read_activity(talk).progress == 0
+    append(path, event("task_started"), context("read-only", "never"), said("user", "do it"), CALL)
+    assert codex.read_activity(talk).progress == 0
+    append(path, tool_output("done"), said("assistant", "did it"), event("task_complete"))
+    assert codex.read_activity(talk).progress == 2
+    append(path, event("thread_settings_applied"), event("task_started"), context("read-only", "never"))
+    append(
+        path, said("developer", "rules"), said("user", GO_ON), tool_output("aborted"), tool_output("aborted by user after 3 s")
+    )
+    assert codex.read_activity(talk).progress == 2
+
+
+def test_an_agent_between_turns_waits_at_its_prompt(tmp_path: Path) -> None:
+    codex, path = get_agent("codex"), rollout(tmp_path, meta())
+    talk = conversation(path)
+    assert codex.read_activity(talk).at_prompt is None
+    for kind, at_prompt in (("task_started", False), ("task_complete", True), ("task_started", False), ("turn_aborted", True)):
+        append(path, event(kind))
+        assert codex.read_activity(talk).at_prompt is at_prompt
+
+
+def test_an_activity_reading_costs_little_however_long_the_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codex, path = get_agent("codex"), rollout(tmp_path, meta(), *(said("assistant", "x" * 1000) for _ in range(2000)))
+    talk = conversation(path)
+    assert codex.read_activity(talk).progress == 2000
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: read.append(count) or pread(fd, count, at))
+    assert codex.read_activity(talk).progress == 2000
+    assert read == []
+    append(path, said("assistant", "y"))
+    assert codex.read_activity(talk).progress == 2001
+    assert sum(read) < 300
+
+
+# -- resuming
+
+
+def test_an_interrupted_turn_is_told_to_go_on(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), event("task_started"), said("user", "fix it"), CALL)
+    assert resume(path, "codex", "--no-daemon", "fix it") == ["codex", "--no-daemon", "resume", ID, GO_ON]
+    assert resume(path, "codex", "exec", "--json", "fix it") == ["codex", "exec", "--json", "resume", ID, GO_ON]
+
+
+def test_an_interactive_agent_that_waited_waits_again(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), event("task_started"), said("user", "fix it"), event("task_complete"))
+    assert resume(path, "codex", "fix it") == ["codex", "resume", ID]
+    assert resume(path, "codex", "exec", "fix it") == ["codex", "exec", "resume", ID, GO_ON]
+
+
+def test_a_prompt_that_the_conversation_never_heard_is_said_again(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), event("task_started"))
+    assert resume(path, "codex", "-i", "a.png", "--", "fix it") == ["codex", "-i", "a.png", "resume", ID, "fix it"]
+    assert resume(path, "codex", "exec", "fix it") == ["codex", "exec", "resume", ID, "fix it"]
+    append(path, said("user", "fix it"))
+    assert resume(path, "codex", "exec", "fix it") == ["codex", "exec", "resume", ID, GO_ON]
+
+
+def test_a_resume_asks_for_no_more_than_the_last_turn_had(tmp_path: Path) -> None:
+    path = rollout(
+        tmp_path, meta(), context("danger-full-access", "never"), context("read-only", "on-request"), said("user", "x")
+    )
+    argv = resume(path, "codex", "--yolo", "x")
+    assert "--yolo" not in argv
+    assert argv[argv.index("-s") + 1] == "read-only"
+    assert 'approval_policy="on-request"' in argv
+
+
+def test_a_permission_profile_of_the_users_own_is_left_to_the_configuration(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), context("read-only", "never", profile="mine"), said("user", "x"))
+    assert resume(path, "codex", "x") == ["codex", "resume", ID]
+    append(path, context("workspace-write", "never", profile=":workspace"))
+    assert "-s" in resume(path, "codex", "x")
+
+
+def test_a_managed_worktree_is_entered_again_instead_of_making_another(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), context("other", "other", cwd="/trees/7"), said("user", "x"))
+    assert resume(path, "codex", "exec", "--worktree", "x") == ["codex", "exec", "-C", "/trees/7", "resume", ID, GO_ON]
+
+
+def test_subcommands_without_a_conversation_are_repeated(tmp_path: Path) -> None:
+    assert resume(rollout(tmp_path, meta()), "codex", "exec", "review") == ["codex", "exec", "review"]
+
+
+# -- putting back
+
+
+def test_a_lost_transcript_is_put_back_where_codex_looks(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), said("user", "x"))
+    saved = tmp_path / "saved"
+    path.rename(saved)
+    path.parent.rmdir()
+    get_agent("codex").restore_transcript(conversation(path), saved)
+    assert path.read_bytes() == saved.read_bytes()
+
+
+def test_a_whole_transcript_is_never_replaced_by_an_older_copy(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(), said("user", "x"))
+    saved = tmp_path / "saved"
+    saved.write_bytes(path.read_bytes())
+    append(path, said("assistant", "more"))
+    before = path.read_bytes()
+    get_agent("codex").restore_transcript(conversation(path), saved)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "zeros", "cut", "hole", "foreign"])
+def test_a_damaged_transcript_is_set_aside_and_the_copy_put_back(tmp_path: Path, damage: str) -> None:
+    path = rollout(tmp_path, meta(), said("user", "x"), said("assistant", "y"))
+    whole = path.read_bytes()
+    saved = tmp_path / "saved"
+    saved.write_bytes(whole)
+    broken = {
+        "empty": b"",
+        "zeros": b"\0" * len(whole),
+        "cut": whole[: len(whole) // 2],
+        "hole": whole[:-20] + b"\0" * 40 + b"\n",
+        "foreign": json.dumps(meta(OTHER_ID)).encode() + b"\n",
+    }[damage]
+    path.write_bytes(broken)
+    get_agent("codex").restore_transcript(conversation(path), saved)
+    assert path.read_bytes() == whole
+    aside = [found for found in path.parent.iterdir() if found != path]
+    assert [found.read_bytes() for found in aside] == [broken]
+    assert not aside[0].name.endswith(".jsonl")
+
+
+def test_a_copy_of_another_conversation_is_not_put_back(tmp_path: Path) -> None:
+    path = rollout(tmp_path, meta(OTHER_ID))
+    lost = tmp_path / "lost.jsonl"
+    get_agent("codex").restore_transcript(conversation(lost), path)
+    assert not lost.exists()
