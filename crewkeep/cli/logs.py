@@ -63,8 +63,8 @@ def _follow(house: House, session_id: str, log: object, offset: int, raw: bool, 
     pending = b""
     while True:
         state = describe(house, house.registry.get(session_id))["state"]
-        chunk = log.read_from(offset)
-        offset += len(chunk)
+        piece = log.read_chunk(offset)
+        chunk, offset = piece.data, piece.end
         if raw and not as_json:
             _print_raw(chunk)
         else:
