@@ -33,6 +33,11 @@ def create_group(name: str) -> Path | None:
     return None
 
 
+def is_ours(group: Path) -> bool:
+    """Tell whether a path can be that of a group made here; no other is ever used to end anybody."""
+    return group.name.startswith(_PREFIX)
+
+
 def find_group(name: str) -> Path | None:
     """Return the group ``name`` that some process of ours made, wherever it stands; ``None`` if there is none."""
     mount = _mount()

@@ -113,7 +113,7 @@ def identify(pid: int) -> ProcessIdentity | None:
         ticks = start_ticks(pid)
         if ticks is None:
             return None
-        if fd is not None and not _is_there(fd):
+        if fd is not None and not holds_pid(fd):
             return None  # it went, and the pid may have been given away, between the open and the read
         return ProcessIdentity(
             pid=pid,
@@ -172,6 +172,15 @@ def open_proven(identity: ProcessIdentity) -> int | None:
 
     Raises ``OSError`` when out of descriptors and ``Unsupported`` where the system has no pidfds.
     """
+    fd = open_pinned(identity)
+    if fd is not None and is_ended(fd):
+        os.close(fd)
+        return None
+    return fd
+
+
+def open_pinned(identity: ProcessIdentity) -> int | None:
+    """Like ``open_proven``, but a zombie that nobody has reaped is there too: it still holds its pid."""
     from coordinator.errors import Unsupported
 
     if identity.boot_id != boot_id():
@@ -188,7 +197,7 @@ def open_proven(identity: ProcessIdentity) -> int | None:
         raise Unsupported("this kernel has no pidfds", hint="use send_signal and wait_gone, which have a fallback")
     proven = False
     try:
-        proven = _is_same(identity, fd) and not is_ended(fd)
+        proven = _is_same(identity, fd)
     finally:
         if not proven:
             os.close(fd)
@@ -240,6 +249,20 @@ def is_ended(pidfd: int, timeout_s: float = 0.0) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(timeout_s * 1000))
+
+
+def holds_pid(pidfd: int) -> bool:
+    """Tell whether a pidfd's process still holds its pid: living, or a zombie that nobody has reaped.
+
+    As long as it does, nobody else can have the pid: what was read of the pid since the pidfd was opened, was read of it.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def boot_id() -> str:
@@ -317,7 +340,7 @@ def _observe_linux(identity: ProcessIdentity, fd: int | None) -> Liveness:
     elif found is not None and found.start_ticks != identity.start_ticks:
         return Liveness.REUSED
     if found is None:
-        if fd is None or not _is_there(fd):
+        if fd is None or not holds_pid(fd):
             return Liveness.EXITED
         # It is there but /proc hides it (hidepid). Its inode, if known, says who it is.
         return Liveness.ALIVE if inode is not None and identity.pidfd_inode is not None else Liveness.UNKNOWN
@@ -335,18 +358,7 @@ def _is_same(identity: ProcessIdentity, fd: int) -> bool:
     inode = _inode(fd)
     if inode is not None and identity.pidfd_inode is not None:
         return inode == identity.pidfd_inode
-    return start_ticks(identity.pid) == identity.start_ticks and _is_there(fd)
-
-
-def _is_there(fd: int) -> bool:
-    """Tell whether a pidfd's process still holds its pid: living, or a zombie that nobody has reaped."""
-    try:
-        signal.pidfd_send_signal(fd, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return start_ticks(identity.pid) == identity.start_ticks and holds_pid(fd)
 
 
 def _open_pidfd(pid: int) -> int | None:
