@@ -19,7 +19,7 @@ from typing import Any
 from coordinator.errors import InvalidInput
 
 #: A text to be typed may be long; nothing else is. Arbitrary.
-FRAME_LIMIT_BYTES = 2 << 20
+FRAME_LIMIT_BYTES = 4 << 20
 _HEADER = struct.Struct(">BI")
 _OFFSET = struct.Struct(">Q")
 
@@ -66,10 +66,11 @@ class Frame:
 
 
 def encode(kind: Kind, payload: bytes | dict[str, Any] = b"") -> bytes:
-    """Return the frame's bytes."""
+    """Return the frame's bytes. Raises ``InvalidInput`` if there are too many."""
     if isinstance(payload, dict):
         payload = json.dumps(payload).encode("ascii")
-    assert len(payload) <= FRAME_LIMIT_BYTES, f"{len(payload)} <= {FRAME_LIMIT_BYTES}"
+    if len(payload) > FRAME_LIMIT_BYTES:
+        raise InvalidInput(f"{len(payload)} bytes at once are more than {FRAME_LIMIT_BYTES}", hint="send less at once")
     return _HEADER.pack(kind, len(payload)) + payload
 
 

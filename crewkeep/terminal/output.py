@@ -149,8 +149,8 @@ class OutputLog:
         except OSError as error:
             raise StorageError.from_os(error, "read", self._directory) from error
         found.sort()
-        starts = [start for start, _ in found[1:]]
-        return [(start, min(size, limit - start)) for (start, size), limit in zip(found, [*starts, 1 << 62], strict=True)]
+        limits = [start for start, _ in found[1:]] + [1 << 62]
+        return [(start, min(size, limit - start)) for (start, size), limit in zip(found, limits, strict=False)]
 
     def _read_segment(self, start: int, skip: int, count: int) -> bytes:
         try:

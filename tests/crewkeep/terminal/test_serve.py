@@ -1,0 +1,379 @@
+"""The keeper's side: what visitors get, and that none of them can hold anything up."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import wait_until
+
+from coordinator.errors import Busy, InvalidInput, Missing, Refused, TimedOut
+from coordinator.paths import SessionPaths
+from coordinator.system import sockets
+from crewkeep import control
+from crewkeep.loop import Loop
+from crewkeep.terminal import frames
+from crewkeep.terminal.frames import Frame, FrameReader, Kind
+from crewkeep.terminal.output import OutputLog
+from crewkeep.terminal.serve import Handlers, Later, TerminalServer
+
+
+@dataclass
+class Keeper:
+    """A server in a loop of its own thread, and what reached its handlers."""
+
+    paths: SessionPaths
+    loop: Loop
+    server: TerminalServer
+    output: OutputLog
+    typed: list[bytes] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    asking: bool = False
+    line_mode: bool = False
+    later: Later = field(default_factory=Later)
+
+    def call(self, act: Callable[[], Any]) -> Any:
+        """Run ``act`` on the loop's thread and return what it returns."""
+        done, box = threading.Event(), []
+
+        def run() -> None:
+            try:
+                box.append(act())
+            finally:
+                done.set()
+
+        self.loop.call_from_thread(run)
+        assert done.wait(10), "the loop is held up"
+        return box[0]
+
+    def show(self, data: bytes) -> None:
+        self.call(lambda: self.server.broadcast(data))
+
+    def request(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any] | Later:
+        if verb == "echo":
+            return arguments
+        if verb == "later":
+            return self.later
+        if verb == "busy":
+            raise Busy("not now", hint="try again")
+        raise InvalidInput(f"unknown verb {verb!r}", hint="")
+
+
+def start(path: Path, limit_bytes: int = 1 << 20) -> Keeper:
+    path.mkdir(exist_ok=True)
+    paths, loop = SessionPaths(path), Loop()
+    output = OutputLog(paths.output, limit_bytes)
+    keeper = Keeper(paths=paths, loop=loop, server=None, output=output)  # type: ignore[arg-type]
+    handlers = Handlers(
+        input=keeper.typed.append,
+        resize=lambda rows, columns: keeper.sizes.append((rows, columns)),
+        request=keeper.request,
+        is_asking=lambda: keeper.asking,
+        is_line_mode=lambda: keeper.line_mode,
+    )
+    keeper.server = TerminalServer(loop, paths.socket, output, handlers, hello={"session": "s", "name": "auth", "epoch": 1})
+    return keeper
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    keeper = start(tmp_path / "session")
+    thread = threading.Thread(target=keeper.loop.run)
+    thread.start()
+    yield keeper
+    keeper.loop.call_from_thread(keeper.loop.stop)
+    thread.join(10)
+    keeper.server.close()
+    keeper.loop.close()
+    keeper.output.close()
+
+
+class Visitor:
+    """An attached terminal, by hand."""
+
+    def __init__(self, keeper: Keeper, **words: Any) -> None:
+        self.connection = sockets.connect(keeper.paths.socket, 5)
+        self.reader = FrameReader()
+        self.frames: list[Frame] = []
+        self.say(Kind.ATTACH, words)
+        wait_until(lambda: self.get(Kind.HELLO), what="hello")
+
+    def say(self, kind: Kind, payload: bytes | dict[str, Any] = b"") -> None:
+        self.connection.sendall(frames.encode(kind, payload))
+
+    def read(self) -> None:
+        self.connection.settimeout(0.02)
+        try:
+            data = self.connection.recv(1 << 20)
+        except TimeoutError:
+            return
+        self.frames += self.reader.feed(data)
+
+    def get(self, kind: Kind) -> list[Frame]:
+        self.read()
+        return [frame for frame in self.frames if frame.kind == kind]
+
+    @property
+    def shown(self) -> bytes:
+        return b"".join(frame.output()[1] for frame in self.get(Kind.OUTPUT))
+
+    @property
+    def offset(self) -> int:
+        return max((frame.output()[0] for frame in self.get(Kind.OUTPUT)), default=0)
+
+    def wait_shown(self, text: bytes) -> bytes:
+        wait_until(lambda: text in self.shown, what=repr(text))
+        return self.shown
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def test_what_is_printed_is_kept_and_shown_to_all(keeper: Keeper) -> None:
+    first, second = Visitor(keeper, rows=24, columns=80), Visitor(keeper)
+    keeper.show(b"one \xf0\x9f")
+    keeper.show(b"\x8e\x89 two\r\n")
+    for visitor in (first, second):
+        assert visitor.wait_shown(b"two") == b"one \xf0\x9f\x8e\x89 two\r\n"
+        assert visitor.offset == keeper.output.end_offset
+    assert keeper.output.tail(100) == b"one \xf0\x9f\x8e\x89 two\r\n"
+
+
+def test_keys_reach_the_agent_and_hello_says_who_it_is(keeper: Keeper) -> None:
+    visitor = Visitor(keeper, rows=24, columns=80)
+    assert visitor.get(Kind.HELLO)[0].words()["name"] == "auth"
+    visitor.say(Kind.INPUT, b"ls\r")
+    wait_until(lambda: b"".join(keeper.typed) == b"ls\r", what="the keys")
+
+
+def test_the_window_is_the_smallest_of_the_attached(keeper: Keeper) -> None:
+    keeper.line_mode = True
+    large, small = Visitor(keeper, rows=50, columns=100), Visitor(keeper, rows=60, columns=80)
+    wait_until(lambda: keeper.sizes == [(50, 100), (50, 80)], what="the size")
+    Visitor(keeper)  # a copy without a terminal has no say
+    small.close()
+    wait_until(lambda: keeper.sizes[-1] == (50, 100), what="the size without the small one")
+    large.say(Kind.RESIZE, {"rows": 30, "columns": 90})
+    wait_until(lambda: keeper.sizes[-1] == (30, 90), what="the new size")
+    assert keeper.output.find_size() == (30, 90)
+
+
+def test_a_full_screen_program_is_nudged_to_draw_anew(keeper: Keeper) -> None:
+    first = Visitor(keeper, rows=24, columns=80)
+    wait_until(lambda: keeper.sizes == [(24, 80)], what="the first size")
+    second = Visitor(keeper, rows=24, columns=80)
+    wait_until(lambda: keeper.sizes == [(24, 80), (23, 80), (24, 80)], what="the nudge")
+    first.close()
+    second.close()
+
+
+def test_attaching_shows_the_present_screen_only(keeper: Keeper) -> None:
+    keeper.show(b"old shell text\r\n" * 10 + b"\x1b[?1049h\x1b[?2004h\x1b[?25lframe 1\x1b[H\x1b[2Jframe 2")
+    visitor = Visitor(keeper, rows=24, columns=80)
+    shown = visitor.wait_shown(b"frame 2")
+    assert b"old shell" not in shown
+    assert b"frame 1" not in shown
+    assert shown.startswith(b"\x1b[?1049h\x1b[H\x1b[2J")
+    assert shown.endswith(b"\x1b[?2004h\x1b[?25l")
+
+
+def test_the_replay_is_bounded_and_begins_at_a_line(tmp_path: Path, keeper: Keeper) -> None:
+    line = b"x" * 97 + b"\r\n"
+    for _ in range(100):
+        keeper.show(line * 100)
+    shown = Visitor(keeper, rows=24, columns=80).wait_shown(line * 10)
+    assert len(shown) <= 256 << 10
+    assert shown.lstrip(b"\r\n").startswith(line)
+
+
+def test_one_who_comes_back_reads_on_where_it_left(keeper: Keeper) -> None:
+    keeper.show(b"\x1b[2Jabcdef")
+    visitor = Visitor(keeper, rows=24, columns=80, from_offset=7)
+    assert visitor.wait_shown(b"f") == b"def"
+    keeper.show(b"ghi")
+    assert visitor.wait_shown(b"i") == b"defghi"
+
+
+def test_a_copy_that_was_stopped_gets_every_byte_in_the_end(keeper: Keeper) -> None:
+    visitor = Visitor(keeper, from_offset=0)
+    line = b"0123456789abcdef" * 64
+    for number in range(700):
+        keeper.show(b"%06d" % number + line)  # nobody reads; every call returns at once
+    assert sum(len(one.pending) for one in keeper.call(lambda: list(keeper.server._visitors.values()))) < 300_000
+    expected = b"".join(b"%06d" % number + line for number in range(700))
+    wait_until(lambda: len(visitor.shown) >= len(expected), what="all output")
+    assert visitor.shown == expected
+
+
+def test_a_terminal_that_lags_far_behind_skips_to_the_present_screen(tmp_path: Path) -> None:
+    keeper = start(tmp_path / "session", limit_bytes=8 << 20)
+    thread = threading.Thread(target=keeper.loop.run)
+    thread.start()
+    try:
+        visitor = Visitor(keeper, rows=24, columns=80)
+        for _ in range(60):
+            keeper.show(b"x" * 50_000)
+        keeper.show(b"\x1b[H\x1b[2Jnow")
+        visitor.wait_shown(b"now")
+        assert len(visitor.shown) < 1_500_000
+        assert visitor.get(Kind.NOTICE)[0].words()["skipped_bytes"] > 1 << 20
+        keeper.show(b" and later")
+        visitor.wait_shown(b" and later")
+    finally:
+        keeper.loop.call_from_thread(keeper.loop.stop)
+        thread.join(10)
+        keeper.server.close()
+        keeper.loop.close()
+        keeper.output.close()
+
+
+def test_a_question_goes_to_the_terminal_used_last_and_to_nobody_later(keeper: Keeper) -> None:
+    first, second = Visitor(keeper, rows=24, columns=80), Visitor(keeper, rows=24, columns=80)
+    first.say(Kind.INPUT, b"a")
+    wait_until(lambda: keeper.typed, what="the key")
+    keeper.show(b"where\x1b[6n?")
+    assert first.wait_shown(b"?") == b"where\x1b[6n?"
+    assert second.wait_shown(b"?") == b"where?"
+    assert Visitor(keeper, rows=24, columns=80).wait_shown(b"?") == b"where?"
+    assert keeper.typed == [b"a"]
+
+
+def test_without_anybody_the_server_says_where_the_cursor_is(keeper: Keeper) -> None:
+    keeper.show(b"\x1b[2J\x1b[3;5Hhi\x1b[")
+    keeper.show(b"6n\x1b[c\x1b[5n\x1b[?u")
+    assert keeper.typed == [b"\x1b[3;7R", b"\x1b[?62;22c", b"\x1b[0n"]
+
+
+def test_a_new_incarnation_undoes_what_the_old_one_switched_on(keeper: Keeper) -> None:
+    keeper.show(b"\x1b[?1049h\x1b[?1006h\x1b[?2004h")
+    visitor = Visitor(keeper, rows=24, columns=80)
+    keeper.call(lambda: keeper.server.begin_incarnation(2, "running again"))
+    shown = visitor.wait_shown(b"\x1b[?1049l")
+    assert b"\x1b[?1006l" in shown
+    wait_until(lambda: [one.words()["text"] for one in visitor.get(Kind.NOTICE)] == ["running again"], what="the notice")
+    later = Visitor(keeper, rows=24, columns=80)
+    assert later.get(Kind.HELLO)[0].words()["epoch"] == 2
+    keeper.show(b"fresh")
+    assert later.wait_shown(b"fresh") == b"fresh"
+
+
+def test_an_end_is_told(keeper: Keeper) -> None:
+    visitor = Visitor(keeper, rows=24, columns=80)
+    keeper.call(lambda: keeper.server.notify_end({"outcome": "done", "exit_code": 0}))
+    keeper.call(keeper.server.close)
+    wait_until(lambda: visitor.get(Kind.END), what="the end")
+    assert visitor.get(Kind.END)[0].words()["exit_code"] == 0
+
+
+def test_requests_are_answered_now_or_later_or_with_their_error(keeper: Keeper) -> None:
+    assert control.request(keeper.paths, "echo", a=1) == {"a": 1}
+    threading.Timer(0.05, lambda: keeper.call(lambda: keeper.later.answer({"number": 3}))).start()
+    assert control.request(keeper.paths, "later") == {"number": 3}
+    with pytest.raises(Busy, match="not now"):
+        control.request(keeper.paths, "busy")
+    with pytest.raises(InvalidInput, match="nonsense"):
+        control.request(keeper.paths, "nonsense")
+
+
+def test_no_keeper_and_a_silent_keeper_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(Missing):
+        control.request(SessionPaths(tmp_path), "status")
+    with sockets.listen(tmp_path / "keeper.sock"), pytest.raises(TimedOut):
+        control.request(SessionPaths(tmp_path), "status", timeout_s=0.1)
+
+
+def test_send_types_the_text_and_then_enter(keeper: Keeper) -> None:
+    control.request(keeper.paths, "send", text="run the tests")
+    assert keeper.typed == [b"run the tests", b"\r"]
+    keeper.show(b"\x1b[?2004h")
+    control.request(keeper.paths, "send", text="one\ntwo")
+    assert keeper.typed[2:] == [b"\x1b[200~one\ntwo\x1b[201~", b"\r"]
+    keeper.line_mode = True
+    control.request(keeper.paths, "send", text="one\r\ntwo")
+    assert keeper.typed[4:] == [b"one\rtwo", b"\r"]
+
+
+def test_texts_of_several_senders_never_mix(keeper: Keeper) -> None:
+    threads = [
+        threading.Thread(target=control.request, args=(keeper.paths, "send", 5.0), kwargs={"text": f"text {number}"})
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert keeper.typed[1::2] == [b"\r"] * 4
+    assert sorted(keeper.typed[0::2]) == [b"text 0", b"text 1", b"text 2", b"text 3"]
+
+
+def test_nothing_is_typed_into_a_permission_prompt(keeper: Keeper) -> None:
+    keeper.asking = True
+    with pytest.raises(Refused, match="permission"):
+        control.request(keeper.paths, "send", text="yes")
+    assert keeper.typed == []
+
+
+def test_enter_is_not_typed_into_a_prompt_that_opened_meanwhile(keeper: Keeper) -> None:
+    def type_and_ask() -> Any:
+        keeper.call(lambda: None)
+        wait_until(lambda: keeper.typed, what="the text")
+        keeper.asking = True
+
+    watcher = threading.Thread(target=type_and_ask)
+    watcher.start()
+    with pytest.raises(Refused, match="Enter was not"):
+        control.request(keeper.paths, "send", text="yes")
+    watcher.join()
+    assert keeper.typed == [b"yes"]
+
+
+@pytest.mark.parametrize("text", ["\x03", "a\x1b[201~b", None, "\ud800", "x" * (1 << 21), "x" * (5 << 20), "\x9b31m"])
+def test_what_is_no_plain_text_is_not_typed(keeper: Keeper, text: object) -> None:
+    with pytest.raises(InvalidInput):
+        control.request(keeper.paths, "send", text=text)
+    assert keeper.typed == []
+
+
+def test_a_line_that_the_kernel_would_cut_is_refused(keeper: Keeper) -> None:
+    keeper.line_mode = True
+    with pytest.raises(InvalidInput, match="line"):
+        control.request(keeper.paths, "send", text="x" * 5000)
+
+
+@pytest.mark.parametrize("noise", [b"Q\xff\xff\xff\xff", b"Q\x00\x00\x00\x02[]", b"T\x00\x00\x00\x01{", b"\x00" * 50])
+def test_a_visitor_that_talks_nonsense_harms_nobody(keeper: Keeper, noise: bytes) -> None:
+    connection = sockets.connect(keeper.paths.socket, 5)
+    connection.sendall(noise)
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(5)
+    assert connection.recv(10) == b""
+    connection.close()
+    assert control.request(keeper.paths, "echo") == {}
+
+
+def test_paused_input_waits_and_then_arrives(keeper: Keeper) -> None:
+    visitor = Visitor(keeper, rows=24, columns=80)
+    keeper.call(lambda: keeper.server.pause_input(True))
+    visitor.say(Kind.INPUT, b"later")
+    keeper.show(b"output goes on")
+    visitor.wait_shown(b"goes on")
+    assert keeper.typed == []
+    keeper.call(lambda: keeper.server.pause_input(False))
+    wait_until(lambda: keeper.typed == [b"later"], what="the keys")
+
+
+def test_an_idle_server_with_visitors_does_not_wake_up(keeper: Keeper) -> None:
+    visitors = [Visitor(keeper, rows=24, columns=80), Visitor(keeper)]
+    keeper.show(b"hello")
+    for visitor in visitors:
+        visitor.wait_shown(b"hello")
+    keeper.call(lambda: None)
+    begin, cpu = time.monotonic(), time.process_time()
+    wait_until(lambda: time.monotonic() > begin + 0.3, what="some idle time", every_s=0.1)
+    assert time.process_time() - cpu < 0.1
