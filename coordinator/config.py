@@ -86,6 +86,14 @@ LOCK_TIMEOUT_S = 10.0
 #: Starting an agent and seeing it run.
 START_TIMEOUT_S = 20.0
 CHECKPOINTS_KEPT = 10
+#: A transcript larger than this is not copied into checkpoints. Arbitrary: a long day of an agent is a tenth of it.
+TRANSCRIPT_LIMIT_BYTES = 256 << 20
+#: Parts of a checkpoint up to this size are verified whenever it is chosen, larger ones when they are used.
+PART_VERIFY_BYTES = 1 << 20
+#: All git calls of one checkpoint together, and what they save at most.
+GIT_TIMEOUT_S = 5.0
+GIT_FILE_LIMIT_BYTES = 16 << 20
+GIT_TOTAL_LIMIT_BYTES = 128 << 20
 RECORD_LIMIT_BYTES = 1 << 20
 #: A command with its environment, without secrets.
 LAUNCH_LIMIT_BYTES = 1 << 19
@@ -108,6 +116,8 @@ PATROL_START_TIMEOUT_S = 10.0
 PATROL_SWEEP_S = 2.0
 #: A patrol with no live session to watch ends after this.
 PATROL_IDLE_S = 2.0
+#: A keeper that answers takes no longer; one that does not is stopped or hung.
+KEEPER_ANSWER_S = 2.0
 #: A keeper that lost its epoch exits with this (distinct from every code of the command line).
 EXIT_SUPERSEDED = 76
 
