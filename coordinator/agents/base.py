@@ -37,8 +37,8 @@ _ADAPTERS = {
 class Activity:
     """What a transcript shows of the agent's work so far."""
 
-    #: Finished pieces of the agent's own work since the conversation began. Compare two readings, never with zero:
-    #: a resumed conversation begins high. What a mere resume writes does not count.
+    #: Finished pieces of the agent's own work. Compare two readings of one adapter, never with zero: the first reading
+    #: of a resumed conversation is where it stands already. What a mere resume writes does not count.
     progress: int = 0
     #: Whether the agent waits for the user's next message; ``None`` if the transcript does not tell.
     at_prompt: bool | None = None
@@ -82,8 +82,15 @@ class Agent(Protocol):
         """
         ...
 
+    def note_output(self, output: bytes) -> None:
+        """Take in what the agent just wrote to its terminal, for signs that show only there; ``read_activity`` tells them.
+
+        Called with every piece of output, cut anywhere, so it must cost next to nothing.
+        """
+        ...
+
     def read_activity(self, conversation: Conversation) -> Activity:
-        """Return what the transcript shows by now. Cheap: reads only what was appended since the last call.
+        """Return what the transcript, and the output, show by now. Cheap: reads only what was appended since the last call.
 
         A transcript that is missing or partly unreadable gives what could be read; never raises for its content.
         """

@@ -47,6 +47,14 @@ _PLATFORMS = {
     ("darwin", "x86_64"): ("codex-darwin-x64", "x86_64-apple-darwin"),
     ("darwin", "arm64"): ("codex-darwin-arm64", "aarch64-apple-darwin"),
 }
+#: The first look at a transcript begins so far from its end: enough to tell whether a turn is open.
+_LOOK_BACK_BYTES = 1 << 20
+#: How a program names its terminal's window.
+_TITLE = re.compile(rb"\x1b\][02];([^\x07\x1b]{0,256})(?:\x07|\x1b\\)")
+_TITLE_BEGINS = re.compile(rb"\x1b(?:\][02]?(?:(?<=[02]);[^\x07\x1b]*)?)?")
+_TITLE_LIMIT_BYTES = 300
+#: In the title (it blinks) while Codex waits for a permission.
+_ASKS = b"Action Required"
 _TURN_STARTS = frozenset({"task_started", "turn_started"})
 _TURN_ENDS = frozenset({"task_complete", "turn_complete", "turn_aborted"})
 
@@ -58,6 +66,9 @@ class Codex:
 
     def __init__(self) -> None:
         self._reading: tuple[str, transcript.Tail, _Rollout] | None = None
+        self._needs_user = False
+        #: The end of the output, if a title may have begun in it.
+        self._cut_title = b""
 
     def recognises(self, argv: Sequence[str]) -> bool:
         return command_line.starts_codex(argv)
@@ -117,16 +128,29 @@ class Codex:
             command_line.limit_permission(command, rollout.permission), conversation=conversation.id, prompt=prompt
         )
 
+    def note_output(self, output: bytes) -> None:
+        if self._cut_title:
+            output, self._cut_title = self._cut_title + output, b""
+        elif b"\x1b" not in output:
+            return
+        titles = _TITLE.findall(output)
+        if titles:
+            self._needs_user = _ASKS in titles[-1]
+        begun = output.rfind(b"\x1b", max(0, len(output) - _TITLE_LIMIT_BYTES))
+        if begun >= 0 and _TITLE_BEGINS.fullmatch(output, begun):
+            self._cut_title = output[begun:]
+
     def read_activity(self, conversation: Conversation) -> Activity:
         path = conversation.transcript
         if path is None:
-            return Activity()
+            return Activity(needs_user=self._needs_user)
         if self._reading is None or self._reading[0] != path:
-            self._reading = (path, transcript.Tail(path), _Rollout(None))
+            self._reading = (path, transcript.Tail(path, from_end_bytes=_LOOK_BACK_BYTES), _Rollout(None))
         _, tail, rollout = self._reading
         for entry in tail.iter_new():
             rollout.add(entry)
-        return Activity(progress=rollout.work, at_prompt=None if rollout.in_turn is None else not rollout.in_turn)
+        at_prompt = None if rollout.in_turn is None else not rollout.in_turn
+        return Activity(progress=rollout.work, at_prompt=at_prompt, needs_user=self._needs_user)
 
     def restore_transcript(self, conversation: Conversation, saved: Path) -> None:
         if conversation.transcript is None or _read_meta(saved).get("id") != conversation.id:

@@ -37,6 +37,9 @@ class Generic:
     def build_resume(self, launch: LaunchSpec, conversation: Conversation | None) -> tuple[str, ...]:
         return launch.argv
 
+    def note_output(self, output: bytes) -> None:
+        return None
+
     def read_activity(self, conversation: Conversation) -> Activity:
         return Activity()
 

@@ -24,8 +24,10 @@ READ_LIMIT_BYTES = 4 << 20
 class Tail:
     """Reads a growing file of JSON lines; remembers where it stopped."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, from_end_bytes: int | None = None) -> None:
+        """With ``from_end_bytes`` the first look begins at the first whole line within so much of the file's end."""
         self.path = path
+        self._from_end_bytes = from_end_bytes
         self._file: tuple[int, int] | None = None
         self._offset_bytes = 0
         self._skipping = False
@@ -39,7 +41,8 @@ class Tail:
         try:
             found = os.stat(self.path)
             if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset_bytes:
-                self._file, self._offset_bytes, self._skipping = (found.st_dev, found.st_ino), 0, False
+                begin = 0 if self._file or self._from_end_bytes is None else max(0, found.st_size - self._from_end_bytes)
+                self._file, self._offset_bytes, self._skipping = (found.st_dev, found.st_ino), begin, begin > 0
             if found.st_size == self._offset_bytes or not stat.S_ISREG(found.st_mode):
                 return
             data = _read(self.path, self._offset_bytes, min(found.st_size - self._offset_bytes, limit_bytes))

@@ -182,17 +182,33 @@ def test_an_agent_between_turns_waits_at_its_prompt(tmp_path: Path) -> None:
 
 
 def test_an_activity_reading_costs_little_however_long_the_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    codex, path = get_agent("codex"), rollout(tmp_path, meta(), *(said("assistant", "x" * 1000) for _ in range(2000)))
+    codex, path = get_agent("codex"), rollout(tmp_path, meta(), *(said("assistant", "x" * 1000) for _ in range(3000)))
     talk = conversation(path)
-    assert codex.read_activity(talk).progress == 2000
+    before = codex.read_activity(talk).progress
     read: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, count, at: read.append(count) or pread(fd, count, at))
-    assert codex.read_activity(talk).progress == 2000
+    assert codex.read_activity(talk).progress == before
     assert read == []
     append(path, said("assistant", "y"))
-    assert codex.read_activity(talk).progress == 2001
+    assert codex.read_activity(talk).progress == before + 1
     assert sum(read) < 300
+
+
+def test_an_open_permission_prompt_is_seen_in_the_title_however_the_output_is_cut(tmp_path: Path) -> None:
+    talk = conversation(rollout(tmp_path, meta()))
+    working = b"\x1b[1mwords\x1b[0m\x1b]0;\xe2\xa0\x8b work\x07more words"
+    asking = b"\x1b[?2026l\x1b]0;[ ! ] Action Required | work\x07\x1b[2K"
+    for cut in range(len(asking) + 1):
+        codex = get_agent("codex")
+        for output in (working, asking[:cut], asking[cut:], b"plain", b"\x1b[31mred"):
+            codex.note_output(output)
+        assert codex.read_activity(talk).needs_user, cut
+        codex.note_output(working)
+        assert not codex.read_activity(talk).needs_user
+    codex = get_agent("codex")
+    codex.note_output(b"the words Action Required, just printed")
+    assert not codex.read_activity(talk).needs_user
 
 
 # -- resuming

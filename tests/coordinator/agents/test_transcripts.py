@@ -62,6 +62,15 @@ def test_one_look_is_bounded_and_the_next_goes_on(tmp_path: Path) -> None:
     assert len(looks) > 10
 
 
+def test_a_first_look_may_begin_near_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", *({"n": n} for n in range(100)))
+    tail = transcript.Tail(path, from_end_bytes=30)
+    assert numbers(tail) == [98, 99]
+    with path.open("ab") as file:
+        file.write(b'{"n": 100}\n')
+    assert numbers(tail) == [100]
+
+
 def test_a_line_longer_than_a_look_is_passed_over_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"n": 1}, {"n": 0, "pasted": "x" * 500}, {"n": 2})
     tail = transcript.Tail(path)
