@@ -6,8 +6,6 @@ the fake and the real one cannot drift apart in it.
 
 from __future__ import annotations
 
-import random
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +17,7 @@ from coordinator.context.keys import check_key, check_prefix
 from coordinator.context.model import Change, Changes, ContextFinding, Entry, MergeFunction, Snapshot, Value, WriterLike
 from coordinator.context.values import decode_value, encode_value
 from coordinator.context.watch import find_position, iter_changes
-from coordinator.errors import Conflict, InvalidInput, NotFound, VersionConflict
+from coordinator.errors import Conflict, InvalidInput, VersionConflict
 
 #: What stands for "not given" where ``None`` is a value.
 _NOTHING: Any = object()
@@ -27,11 +25,28 @@ _NOTHING: Any = object()
 Make = Callable[[bytes | None], bytes | None]
 
 
+#: The longest pause before another try. Arbitrary, of the order of a flush.
+_RETRY_PAUSE_S = 0.001
+
+
+#: Far above what a session's id or name may have. Arbitrary.
+_WRITER_LIMIT = 512
+
+
+class _NotMergeable(Exception):
+    """Trying again cannot help."""
+
+    def __init__(self, conflict: VersionConflict) -> None:
+        super().__init__(conflict)
+        self.conflict = conflict
+
+
 class ContextBase(ABC):
     """The common half of a context. A closed one refuses everything."""
 
     def __init__(self, writer: WriterLike | None) -> None:
-        self.writer = writer
+        self.writer: WriterLike | None = None
+        self.adopt(writer)
         self.closed = False
         self._functions: dict[str, MergeFunction] = {}
 
@@ -57,8 +72,8 @@ class ContextBase(ABC):
     ) -> Entry:
         """Commit what ``fn`` makes of the value that is there (``None`` if absent), or bring ``delta`` in by the merge rule.
 
-        ``fn`` may be called several times: after a conflict with another write its result is merged by the rule of the
-        key, where one is set, and made anew where not; after ``tries`` conflicts the last ``VersionConflict`` is raised.
+        After a conflict with another write, the result is merged by the rule of the key where one is set; where none is,
+        ``fn`` is called again with what is there now. After ``tries`` conflicts the last ``VersionConflict`` is raised.
         A ``delta`` (added for ``sum``, appended for ``append``, and so on) meets no conflicts.
         """
         key = check_key(key)
@@ -66,75 +81,80 @@ class ContextBase(ABC):
             raise InvalidInput("update takes either a function or a delta", hint="update(key, fn) or update(key, delta=value)")
         rule = self._find_rule(key)
         if fn is None:
+            if rule is None:
+                raise InvalidInput(f"no merge rule covers {key!r}", hint="set one with set_rule, or give a function")
             return self._bring_in(key, rule, delta, tries)
-        return self._retry(key, fn, rule, tries)
+        base = self.get(key)
+        mine = fn(_value(base))
+        version = base.version if base else 0
+        try:
+            return self.put(key, mine, expected_version=version)
+        except VersionConflict:
+            if tries <= 1:
+                raise
+
+        def make(met: Entry | None) -> Value:
+            return fn(_value(met)) if rule is None else self._merge(key, rule, version, mine, met)
+
+        return self._try_in_turn(key, make, tries - 1)
 
     def merge(self, key: str, value: Value, *, base_version: int) -> Entry:
-        """Commit ``value``, which was made from version ``base_version``, merging it by the rule of the key with what came since.
+        """Commit ``value``, which was made from version ``base_version``, merged by the key's rule with what came since.
 
         Raises ``VersionConflict`` where there is no rule, the base is not kept any more, or the rule cannot reconcile.
         """
         key = check_key(key)
-        encode_value(value)
-        base = self.get_version(key, base_version) if base_version else None
-        now = self.get(key)
-        version = now.version if now else 0
-        if base_version and base is None:
-            raise VersionConflict(key, base_version, version)
-        return self._retry(key, lambda _: value, self._find_rule(key), UPDATE_TRIES, base=base, begun=True)
+        rule = self._find_rule(key)
+        try:
+            return self.put(key, value, expected_version=base_version)
+        except VersionConflict:
+            if rule is None:
+                raise
+        return self._try_in_turn(key, lambda met: self._merge(key, rule, base_version, value, met), UPDATE_TRIES - 1)
 
-    def _bring_in(self, key: str, rule: MergeFunction | None, delta: Value, tries: int) -> Entry:
-        if rule is None:
-            raise InvalidInput(f"no merge rule covers {key!r}", hint="set one with set_rule, or give a function")
+    def _bring_in(self, key: str, rule: MergeFunction, delta: Value, tries: int) -> Entry:
+        def apply(current: Value) -> Value:
+            try:
+                return merge.apply_delta(rule, current, delta)
+            except merge.Irreconcilable as error:
+                raise InvalidInput(f"cannot bring that into {key!r}: {error}", hint="the rule does not fit the value") from error
+
         encode_value(delta)
         if rule in merge.RULES.values():
             # Our own rules are quick and pure, so they run under the lock and never conflict.
-            return self._write(key, lambda data: encode_value(self._apply_delta(key, rule, _decode(data), delta)), None)
-        return self._retry(key, lambda value: self._apply_delta(key, rule, value, delta), None, tries)
+            return self._write(key, lambda data: encode_value(apply(_decode(data))), None)
+        return self._try_in_turn(key, lambda met: apply(_value(met)), tries)
 
-    def _apply_delta(self, key: str, rule: MergeFunction, current: Value, delta: Value) -> Value:
+    def _merge(self, key: str, rule: MergeFunction, base_version: int, mine: Value, met: Entry | None) -> Value:
+        # Read afresh: the function that made ``mine`` may have changed in place what it was given.
+        base = self.get_version(key, base_version) if base_version else None
+        conflict = VersionConflict(key, base_version, met.version if met else 0)
+        if base_version and base is None:
+            raise _NotMergeable(conflict)
         try:
-            return merge.apply_delta(rule, current, delta)
+            return rule(_value(base), mine, _value(met))
         except merge.Irreconcilable as error:
-            raise InvalidInput(f"cannot bring the delta into {key!r}: {error}", hint="the rule does not fit the value") from error
+            raise _NotMergeable(conflict) from error
 
-    def _retry(
-        self,
-        key: str,
-        fn: Callable[[Value], Value],
-        rule: MergeFunction | None,
-        tries: int,
-        *,
-        base: Entry | None = None,
-        begun: bool = False,
-    ) -> Entry:
-        """Read, make, compare-and-swap; on a conflict merge or make anew. From the second try on, in turn with other retriers."""
-        if not begun:
-            base = self.get(key)
-        met = base
-        mine = fn(_value(base))
-        # ``fn`` may have changed in place what it got, so the merge's base is read afresh from bytes.
-        for number in range(1, tries + 1):
-            with self._turn(key) if number > 1 else nullcontext():
-                if number > 1:
-                    met = self.get(key)
-                    mine_now = mine if rule is not None else fn(_value(met))
-                else:
-                    mine_now = mine
-                try:
-                    if rule is not None and number > 1:
-                        mine_now = rule(_value(self._reread(base)), mine, _value(met))
-                    return self.put(key, mine_now, expected_version=met.version if met else 0)
-                except merge.Irreconcilable as error:
-                    raise VersionConflict(key, base.version if base else 0, met.version if met else 0) from error
-                except VersionConflict:
-                    if number == tries or (begun and rule is None):
-                        raise
-            time.sleep(random.uniform(0, 0.001))
-        raise AssertionError("the last try returns or raises")
+    def _try_in_turn(self, key: str, make: Callable[[Entry | None], Value], tries: int) -> Entry:
+        """Read, make, compare-and-swap up to ``tries`` times, in turn with others who try again, so that few meet twice."""
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # 30 ms, for conflicts only
 
-    def _reread(self, entry: Entry | None) -> Entry | None:
-        return None if entry is None else self.get_version(entry.key, entry.version) or entry
+        def try_once() -> Entry:
+            with self._turn(key):
+                met = self.get(key)
+                return self.put(key, make(met), expected_version=met.version if met else 0)
+
+        policy = Retrying(
+            stop=stop_after_attempt(tries),
+            wait=wait_random(0, _RETRY_PAUSE_S),
+            retry=retry_if_exception_type(VersionConflict),
+            reraise=True,
+        )
+        try:
+            return policy(try_once)
+        except _NotMergeable as error:
+            raise error.conflict from error.__cause__
 
     # rules
 
@@ -182,11 +202,14 @@ class ContextBase(ABC):
         """Commit every entry of an export that is not here already; return how many.
 
         Everything is read and checked first. A key that is here with another value is refused with ``Conflict``, again
-        before anything is written, unless ``unconditional=True`` lets the import win.
+        before anything is written, unless ``unconditional=True`` lets the import win. The entries are committed one by
+        one: a write that comes in between ends the import with ``VersionConflict``; importing again then does the rest.
         """
         values = transfer.read_export(stream)
         present = self.snapshot()
-        missing = {key: value for key, value in values.items() if key not in present or present[key].value != value}
+        missing = {
+            key: value for key, value in values.items() if key not in present or not merge.is_same(present[key].value, value)
+        }
         differing = sorted(key for key in missing if key in present)
         if differing and not unconditional:
             raise Conflict(
@@ -207,7 +230,9 @@ class ContextBase(ABC):
         return iter(self._list_keys(check_prefix(prefix)))
 
     def adopt(self, writer: WriterLike | None) -> None:
-        """Write as ``writer`` from now on."""
+        """Write as ``writer`` from now on; ``None`` is nobody, who is never fenced."""
+        if writer is not None:
+            check_writer(writer.session, writer.epoch, writer.name)
         self.writer = writer
 
     def __enter__(self) -> Self:
@@ -281,7 +306,7 @@ class ContextBase(ABC):
 
     @abstractmethod
     def fence(self, session: str, epoch: int) -> None:
-        """Refuse every write of ``session`` below ``epoch`` from now on, with ``Superseded``. Durable; fencing twice is allowed."""
+        """Refuse every write of ``session`` below ``epoch`` from now on, with ``Superseded``. Durable; may be done twice."""
 
     @abstractmethod
     def check(self, repair: bool = False) -> list[ContextFinding]:
@@ -292,11 +317,13 @@ class ContextBase(ABC):
         """Let go of everything; watchers end."""
 
 
-def get_or_raise(entry: Entry | None, key: str) -> Entry:
-    """Return the entry or raise ``NotFound``."""
-    if entry is None:
-        raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
-    return entry
+def check_writer(session: object, epoch: object, name: object = "") -> None:
+    """Raise ``InvalidInput`` for what cannot be a writer."""
+    for text in (session, name):
+        if not isinstance(text, str) or len(text) > _WRITER_LIMIT or any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidInput(f"{text!a:.60} cannot name a writer", hint=f"use at most {_WRITER_LIMIT} characters of text")
+    if not session or not isinstance(epoch, int) or isinstance(epoch, bool) or not 1 <= epoch < 1 << 63:
+        raise InvalidInput(f"session {session!r:.60} at epoch {epoch!r:.40} cannot write", hint="epochs are 1, 2, ...")
 
 
 def _check_expected(expected_version: int | None, unconditional: bool) -> int | None:

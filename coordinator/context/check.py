@@ -1,13 +1,190 @@
-"""Check: walk every invariant of a context on disk and say what does not hold; mend it on request. (Being written.)"""
+"""Check: walk every invariant of a context on disk and say what does not hold; mend it on request.
+
+Checking takes no lock and changes nothing that an opening would not. A shard is whole if its log can be replayed up to
+everything that was published, every value is JSON, and every key belongs there.
+
+Repair works shard by shard under the shard lock: the damaged log is set aside whole, and the records in it that still prove
+themselves become the next generation. Fences and rules are taken from the other shards as well, since each has them all.
+Its floor is above every revision that was ever published, so a watcher that missed something is told so.
+Not promised: that version numbers of a lost record are never given again; a finding says how many revisions are gone.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
+from coordinator.context import codec, compaction, control, log, meta
+from coordinator.context import shard as shards
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Header, Record
+from coordinator.context.control import ControlPage
+from coordinator.context.index import Index
+from coordinator.context.keys import find_shard
+from coordinator.context.log import Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
+from coordinator.context.shard import Shard
+from coordinator.errors import Damaged, StorageError
+from coordinator.system import files
+
+#: Above the highest revision found, where it is not known how many were lost. Arbitrary, and more than a log can lose.
+_UNKNOWN_LOSS = 1_000_000_000
 
 
-def check_context(directory: Path, meta: Meta, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
-    """Return what is wrong."""
-    return []
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What holds in every shard alike."""
+
+    epochs: dict[str, int]
+    rules: dict[str, str]
+
+
+def check_context(directory: Path, found: Meta, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
+    """Return what is wrong, shard by shard. Raises ``FormatTooNew``, ``Busy`` or ``StorageError``."""
+    findings = list(_check_meta(directory, found, repair=repair, timeout_s=timeout_s))
+    opened = [
+        Shard(meta.name_shard(directory, number), number, found.header(number), lock_timeout_s=timeout_s)
+        for number in range(found.shard_count)
+    ]
+    damaged = []
+    for shard in opened:
+        if (finding := check_shard(shard)) is not None:
+            damaged.append((shard, finding))
+    if not repair:
+        return findings + [finding for _, finding in damaged]
+    standing = _find_standing([shard for shard in opened if shard not in [bad for bad, _ in damaged]])
+    return findings + [repair_shard(shard, finding, standing, now_s=now_s) for shard, finding in damaged]
+
+
+def check_shard(shard: Shard) -> ContextFinding | None:
+    """Return what is wrong with a shard, if anything."""
+    path = shard.directory / shards.LOG_NAME
+    try:
+        view = shard.view()
+        scan = Scan(end=HEADER_BYTES, checksum=0)
+        for placed in log.iter_records(view.fd, view.header, scan, view.scan.end, path):
+            if reason := _judge_record(placed.record, view.header):
+                return _finding(shard, "wrong-shape", f"the record at {placed.offset} {reason}", path)
+    except Damaged as error:
+        return _finding(shard, error.reason, error.message, Path(error.path))
+    return None
+
+
+def _judge_record(record: Record, header: Header) -> str | None:
+    if record.kind != ENTRY:
+        return None
+    if find_shard(record.key, header.shard_count) != header.shard:
+        return f"has the key {record.key!r} of another shard"
+    if record.deleted:
+        return None if not record.value else "is a tombstone with a value"
+    try:
+        orjson.loads(record.value)
+    except ValueError:
+        return "has a value that is not JSON"
+    return None
+
+
+def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, now_s: float) -> ContextFinding:
+    """Set the damaged log aside and go on from what is whole in it. Returns the finding with what was done."""
+    path = shard.directory / shards.LOG_NAME
+    files.make_directory(shard.directory)
+    with shard.alone() as page:
+        header, records, lost = _salvage(shard, page, path)
+        aside = _set_log_aside(shard, path, finding.reason, now_s=now_s)
+        compaction.write_generation(path, header, _iter_repaired(records, header, standing))
+        shard.recover()
+    told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
+    where = f"; the damaged log is {aside}" if aside is not None else ""
+    message = f"{finding.message}: {len(records)} whole records were kept, {told}{where}"
+    return dataclasses.replace(finding, message=message, repaired=True)
+
+
+def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[Record], int | None]:
+    """Return the header of the next generation, the records of this one that prove themselves, and how many are gone."""
+    word = page.read()
+    published = control.split(word)[0] if word is not None else 0
+    header, records, lost = dataclasses.replace(shard.header, generation=max(published, 1)), list[Record](), None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        fd = -1
+    except OSError as error:
+        raise StorageError.from_os(error, "open", path) from error
+    if fd >= 0:
+        try:
+            found = codec.decode_header(log.read_at(fd, 0, HEADER_BYTES, path))
+            if isinstance(found, Header) and found.context_id == header.context_id and found.shard == header.shard:
+                header, lost = found, page.read_revision() - found.floor
+            index = Index(1 << 62)  # below such a floor, only order is asked for
+            for placed in log.find_whole_records(fd, header, HEADER_BYTES, path):
+                fits = _judge_record(placed.record, header) is None and index.apply(placed) is None
+                if fits:
+                    records.append(placed.record)
+                    if lost is not None and placed.record.kind == ENTRY and placed.record.revision > header.floor:
+                        lost -= 1
+        finally:
+            os.close(fd)
+    highest = max((record.revision for record in records), default=0)
+    floor = max(header.floor, highest, page.read_revision()) if word is not None else highest + _UNKNOWN_LOSS
+    header = dataclasses.replace(header, generation=max(header.generation, published) + 1, floor=floor)
+    return header, records, None if word is None else lost
+
+
+def _set_log_aside(shard: Shard, path: Path, reason: str, *, now_s: float) -> Path | None:
+    """Give the damaged log a second name that repair does not touch. A link, so that it takes no space."""
+    directory = shard.directory.parent / shards.ASIDE_NAME
+    files.make_directory(directory)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
+    aside = directory / f"{shard.number:02d}-log.{reason}.{stamp}.{os.urandom(3).hex()}"
+    try:
+        os.link(path, aside, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError.from_os(error, "set aside", path) from error
+    files.sync_directory(directory)
+    return aside
+
+
+def _iter_repaired(records: list[Record], header: Header, standing: Standing) -> Iterator[Record]:
+    epochs, rules = dict(standing.epochs), dict(standing.rules)
+    for record in records:
+        if record.session:
+            epochs[record.session] = max(record.epoch, epochs.get(record.session, 0))
+        if record.kind == RULE:
+            rules[record.key] = record.value.decode("utf-8", "replace")
+    index = Index(header.floor)
+    index.epochs, index.rules = epochs, rules
+    yield from compaction.iter_standing(index)
+    yield from (record for record in records if record.kind not in (FENCE, RULE))
+
+
+def _find_standing(whole: list[Shard]) -> Standing:
+    epochs: dict[str, int] = {}
+    rules: dict[str, str] = {}
+    for shard in whole:
+        index = shard.view().index
+        for session, epoch in index.epochs.items():
+            epochs[session] = max(epoch, epochs.get(session, 0))
+        rules.update(index.rules)
+    return Standing(epochs=epochs, rules=rules)
+
+
+def _check_meta(directory: Path, found: Meta, *, repair: bool, timeout_s: float) -> Iterator[ContextFinding]:
+    try:
+        meta.read_meta(directory)
+    except Damaged as error:
+        if repair:
+            durable, count = found.durable, found.shard_count
+            meta.open_meta(directory, durable=durable, shards=count, must_exist=True, timeout_s=timeout_s)
+        yield ContextFinding(shard=None, reason=error.reason, message=error.message, path=error.path, repaired=repair)
+
+
+def _finding(shard: Shard, reason: str, message: str, path: Path) -> ContextFinding:
+    return ContextFinding(shard=shard.number, reason=reason, message=message, path=str(path))

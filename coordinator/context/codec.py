@@ -8,6 +8,7 @@ A log begins with ``Header``; everything after it is records without a gap. Litt
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 LOG_FORMAT = 1
 LOG_MAGIC = b"CKEEPLOG"
 
-_HEADER = struct.Struct("<8sIIIHHQQ16s8s")
+_HEADER = struct.Struct("<8sIIIHHQQ16s")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 #: Begins every record, so that repair can find the next one behind damage.
@@ -52,7 +53,12 @@ class Header:
     floor: int
     #: Id of the whole context.
     context_id: bytes
-    salt: bytes
+
+    @property
+    def salt(self) -> bytes:
+        """What seeds the checksums of this log: derived, so that a damaged header does not take its records along."""
+        own = self.shard.to_bytes(4, "little") + self.generation.to_bytes(8, "little")
+        return hashlib.blake2b(own, key=self.context_id, digest_size=8).digest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +91,6 @@ def encode_header(header: Header) -> bytes:
         header.generation,
         header.floor,
         header.context_id,
-        header.salt,
     )
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
@@ -99,7 +104,7 @@ def decode_header(data: bytes) -> Header | str:
     if not data.strip(b"\0"):
         return "zero-filled"
     body, checksum = data[: _HEADER.size], data[_HEADER.size : HEADER_BYTES]
-    magic, format, shard, shard_count, durable, _, generation, floor, context_id, salt = _HEADER.unpack(body)
+    magic, format, shard, shard_count, durable, _, generation, floor, context_id = _HEADER.unpack(body)
     if magic != LOG_MAGIC:
         return "wrong-shape"
     if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(body):
@@ -112,7 +117,6 @@ def decode_header(data: bytes) -> Header | str:
         generation=generation,
         floor=floor,
         context_id=context_id,
-        salt=salt,
     )
 
 

@@ -38,9 +38,7 @@ def is_due(index: Index, end: int, not_before_bytes: int) -> bool:
 def compact(fd: int, header: Header, index: Index, end: int, path: Path) -> Header:
     """Replace the log at ``path`` by its next generation and return that one's header. Raises ``StorageError``."""
     recent_above = index.find_recent(RECENT_COUNT, RECENT_LIMIT_BYTES)
-    next_header = dataclasses.replace(
-        header, generation=header.generation + 1, floor=max(index.floor, recent_above), salt=secrets.token_bytes(8)
-    )
+    next_header = dataclasses.replace(header, generation=header.generation + 1, floor=max(index.floor, recent_above))
     kept = index.list_kept_offsets()
 
     def iter_kept() -> Iterator[Record]:
@@ -70,6 +68,7 @@ def iter_standing(index: Index) -> Iterator[Record]:
 
 def write_generation(path: Path, header: Header, records: Iterator[Record]) -> None:
     """Let ``path`` be a log of exactly these records: written and flushed aside, then swapped in. Raises ``StorageError``."""
+    remove_leftovers(path)
     temporary = path.with_name(f".{path.name}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
     try:
         failpoints.hit("compaction.open")
@@ -98,3 +97,11 @@ def write_generation(path: Path, header: Header, records: Iterator[Record]) -> N
         raise StorageError.from_os(error, "compact", path) from error
     failpoints.hit("compaction.renamed")
     files.sync_directory(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed compaction left beside the log. Call it under the shard lock: nobody else writes such a file."""
+    beginning = f".{path.name}{files.TEMPORARY_MARK}"
+    for name in os.listdir(path.parent):
+        if name.startswith(beginning):
+            files.remove_quietly(path.parent / name)

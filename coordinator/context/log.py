@@ -80,7 +80,7 @@ def read_record(fd: int, header: Header, offset: int, length: int, path: Path) -
 
 def iter_records(fd: int, header: Header, scan: Scan, stop: int, path: Path) -> Iterator[Placed]:
     """Yield the records from ``scan.end`` to ``stop``, moving ``scan`` along; at the first that is not whole, say why and end."""
-    buffer, buffer_start = memoryview(b""), scan.end
+    buffer, buffer_start, salt = memoryview(b""), scan.end, header.salt
     scan.reason = None
     while scan.end < stop:
         rest = buffer[scan.end - buffer_start :]
@@ -98,7 +98,7 @@ def iter_records(fd: int, header: Header, scan: Scan, stop: int, path: Path) -> 
                 scan.reason = "truncated"
                 return
             continue
-        decoded = codec.decode_record(rest[:length], salt=header.salt, offset=scan.end)
+        decoded = codec.decode_record(rest[:length], salt=salt, offset=scan.end)
         if decoded is None:
             scan.reason = "wrong-digest"
             return
@@ -114,10 +114,10 @@ def iter_records(fd: int, header: Header, scan: Scan, stop: int, path: Path) -> 
 def find_whole_records(fd: int, header: Header, start: int, path: Path) -> Iterator[Placed]:
     """Yield every record from ``start`` on that proves itself, stepping over what does not. Reads it all; for damage only."""
     data = read_at(fd, start, os.fstat(fd).st_size - start, path)
-    view, at = memoryview(data), data.find(codec.RECORD_MARK)
+    view, at, salt = memoryview(data), data.find(codec.RECORD_MARK), header.salt
     while at >= 0:
         length = codec.measure_record(view[at : at + codec.RECORD_BYTES])
-        decoded = codec.decode_record(view[at : at + length], salt=header.salt, offset=start + at) if length is not None else None
+        decoded = codec.decode_record(view[at : at + length], salt=salt, offset=start + at) if length is not None else None
         if length is not None and decoded is not None:
             yield Placed(record=decoded[0], offset=start + at, length=length, checksum=decoded[1])
         at = data.find(codec.RECORD_MARK, at + (length if length is not None and decoded is not None else 1))

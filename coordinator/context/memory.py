@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordinator.config import CHANGES_LIMIT, HISTORY_LIMIT
-from coordinator.context.base import ContextBase, Make
+from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.keys import check_key, check_prefix
 from coordinator.context.model import Change, Changes, ContextFinding, Entry, Snapshot, WriterLike
 from coordinator.context.values import decode_value
@@ -131,6 +131,7 @@ class MemoryContext(ContextBase):
             self._ring()
 
     def fence(self, session: str, epoch: int) -> None:
+        check_writer(session, epoch)
         with self._changed:
             self._check_open()
             self._epochs[session] = max(epoch, self._epochs.get(session, 0))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from coordinator.context.model import MergeFunction, Value
 from coordinator.errors import InvalidInput
 
@@ -42,17 +44,14 @@ def total(base: Value, mine: Value, theirs: Value) -> Value:
 
 def union(base: Value, mine: Value, theirs: Value) -> Value:
     """A list of theirs and whatever of mine it does not hold, each once, in that order."""
-    result: list[Any] = []
-    for value in (*_list(theirs, "union"), *_list(mine, "union")):
-        if not any(_same(value, kept) for kept in result):
-            result.append(value)
-    return result
+    both = [*_list(theirs, "union"), *_list(mine, "union")]
+    return list({_canonical(value): value for value in reversed(both)}.values())[::-1]
 
 
 def append(base: Value, mine: Value, theirs: Value) -> Value:
     """Theirs and behind it what I appended to the base."""
     base, mine, theirs = _list(base, "append"), _list(mine, "append"), _list(theirs, "append")
-    if _same(mine[: len(base)], base):
+    if is_same(mine[: len(base)], base):
         return theirs + mine[len(base) :]
     raise Irreconcilable("append found that the beginning was changed")
 
@@ -110,9 +109,9 @@ _ABSENT: Any = object()
 
 
 def _three_way(base: Value, mine: Value, theirs: Value) -> Value:
-    if _same(mine, theirs) or _same(base, theirs):
+    if is_same(mine, theirs) or is_same(base, theirs):
         return mine
-    if _same(base, mine):
+    if is_same(base, mine):
         return theirs
     if not isinstance(mine, dict) or not isinstance(theirs, dict):
         raise Irreconcilable("both sides changed the same part")
@@ -125,23 +124,21 @@ def _three_way(base: Value, mine: Value, theirs: Value) -> Value:
     return result
 
 
-def _same(left: Value, right: Value) -> bool:
-    """Compare as JSON does: ``True`` is not ``1``."""
+def is_same(left: Value, right: Value) -> bool:
+    """Compare as JSON does: ``True`` is not ``1``, and ``1`` is not ``1.0``."""
     if left is _ABSENT or right is _ABSENT:
         return left is right
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(value, right[name]) for name, value in left.items())
-    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return type(left) is type(right) and bool(left == right)
+    return _canonical(left) == _canonical(right)
+
+
+def _canonical(value: Value) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _pick(choose: Callable[[Any, Any], Any], mine: Value, theirs: Value) -> Value:
     if mine is None or theirs is None:
         return mine if theirs is None else theirs
-    if not (_is_number(mine) and _is_number(theirs) or isinstance(mine, str) and isinstance(theirs, str)):
+    if not ((_is_number(mine) and _is_number(theirs)) or (isinstance(mine, str) and isinstance(theirs, str))):
         raise Irreconcilable("max and min need two numbers or two texts")
     return choose(theirs, mine)
 

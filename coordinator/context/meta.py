@@ -41,7 +41,6 @@ class Meta:
             generation=1,
             floor=0,
             context_id=self.context_id,
-            salt=secrets.token_bytes(8),
         )
 
 
@@ -53,7 +52,7 @@ def name_shard(directory: Path, number: int) -> Path:
 def open_meta(directory: Path, *, durable: bool, shards: int, must_exist: bool, timeout_s: float) -> Meta:
     """Read a context's meta, making the context where there is none. Raises as ``SharedContext.open``."""
     try:
-        return _read(directory)
+        return read_meta(directory)
     except Damaged as error:
         if error.reason == "missing" and must_exist and not name_shard(directory, 0).exists():
             raise NotFound(
@@ -62,12 +61,12 @@ def open_meta(directory: Path, *, durable: bool, shards: int, must_exist: bool, 
     files.make_directory(directory)
     with locks.locked(directory / META_LOCK_NAME, timeout_s=timeout_s):
         try:
-            return _read(directory)
+            return read_meta(directory)
         except Damaged as error:
             return _make(directory, durable=durable, shards=shards, why=error)
 
 
-def _read(directory: Path) -> Meta:
+def read_meta(directory: Path) -> Meta:
     path = directory / META_NAME
     body = sealed.read_sealed(path, META_KIND, META_FORMAT)
     try:

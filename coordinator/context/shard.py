@@ -30,7 +30,7 @@ from coordinator.context.control import ControlPage
 from coordinator.context.index import Index, Slot
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
-from coordinator.errors import Busy, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
+from coordinator.errors import Busy, Damaged, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
 from coordinator.system import failpoints, files, locks
 from coordinator.system.clock import SYSTEM, Clock
 
@@ -47,6 +47,9 @@ class View:
         self.path = path
         self._fd = -1
         self._fd, self.header = log.open_log(path)
+        status = os.fstat(self._fd)
+        #: Which file it is: the one called ``log`` may be another by now.
+        self.inode = (status.st_dev, status.st_ino)
         self.index = Index(self.header.floor)
         self.scan = Scan(end=HEADER_BYTES, checksum=0)
         #: The published word up to which the index was brought.
@@ -81,11 +84,12 @@ class Shard:
     ) -> None:
         """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
         self.directory, self.number = directory, number
-        self._header = header
+        self.header = header
         self._lock_timeout_s, self._clock = lock_timeout_s, clock
         self._control: ControlPage | None = None
         self._view: View | None = None
-        self._failed: StorageError | None = None
+        #: The failure to flush after which this handle writes no more.
+        self._failed: OSError | None = None
         self._not_before_bytes = 0
         self._reset_locks()
         _SHARDS.add(self)
@@ -111,8 +115,8 @@ class Shard:
             caught_up = self._catch_up()
         if caught_up is not None:
             return caught_up
-        with self._alone():
-            return self._recover()
+        with self.alone():
+            return self.recover()
 
     def get(self, key: str) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
@@ -186,7 +190,7 @@ class Shard:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep everybody from writing, with everything published known here."""
-        with self._alone() as page:
+        with self.alone() as page:
             self._prepare(page)
             yield
 
@@ -254,7 +258,7 @@ class Shard:
         self._commit(decide)
 
     def _commit(self, decide: Callable[[View], Record | None]) -> Record | None:
-        with self._alone() as page:  # 1. nobody else writes here
+        with self.alone() as page:  # 1. nobody else writes here
             view = self._prepare(page)  # 2. know everything published, and have nothing behind it
             record = decide(view)  # 3. refuse: epoch, version
             if record is None:
@@ -269,27 +273,35 @@ class Shard:
             return record
 
     @contextmanager
-    def _alone(self) -> Iterator[ControlPage]:
+    def alone(self) -> Iterator[ControlPage]:
         """Hold the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
         deadline_s = time.monotonic() + self._lock_timeout_s
-        if self._failed is not None:
-            raise self._failed
         if not self._write_lock.acquire(timeout=self._lock_timeout_s):
             raise self._busy(os.getpid())
         try:
             page = self._open_control()
-            path = self.directory / LOCK_NAME
+            fd = self._held_fd = self._acquire(page, deadline_s)
             try:
-                with locks.locked(path, timeout_s=max(0.0, deadline_s - time.monotonic())) as self._held_fd:
-                    page.set_holder(os.getpid())
-                    yield page
-                    page.set_holder(0)  # a refused write leaves it; it is read only by who finds the lock taken
-            except Busy as error:
-                raise self._busy(page.read_holder()) from error
+                page.set_holder(os.getpid())
+                yield page
+                page.set_holder(0)
             finally:
                 self._held_fd = -1
+                os.close(fd)
         finally:
             self._write_lock.release()
+
+    def _acquire(self, page: ControlPage, deadline_s: float) -> int:
+        path = self.directory / LOCK_NAME
+        fd = locks.open_lock(path)
+        try:
+            locks.acquire(fd, path, timeout_s=max(0.0, deadline_s - time.monotonic()))
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, Busy):
+                raise self._busy(page.read_holder()) from error
+            raise
+        return fd
 
     def _busy(self, holder: int) -> Busy:
         return Busy(
@@ -301,18 +313,35 @@ class Shard:
         )
 
     def _prepare(self, page: ControlPage) -> View:
+        if self._failed is not None:
+            raise self._describe_failure(self._failed)
         with self._index_lock:
             view = self._catch_up()
-        if view is None or os.fstat(view.fd).st_nlink == 0:
-            # A compaction died between its rename and its publication, or the page is void.
-            view = self._recover()
-        size = os.fstat(view.fd).st_size
-        if size > view.scan.end:
+        status = self._look()
+        if view is None or (status.st_dev, status.st_ino) != view.inode:
+            # The page is void, or a compaction died between its rename and its publication.
+            view = self.recover()
+            status = self._look()
+        if status.st_size > view.scan.end:
             failpoints.hit("shard.cut")
             self._truncate(view)
-        elif size < view.scan.end:
-            raise damaged(view.path, "truncated", f"has {size} bytes where {view.scan.end} were published")
+        elif status.st_size < view.scan.end:
+            raise damaged(view.path, "truncated", f"has {status.st_size} bytes where {view.scan.end} were published")
         return view
+
+    def _look(self) -> os.stat_result:
+        path = self.directory / LOG_NAME
+        try:
+            return os.stat(path)
+        except FileNotFoundError as error:
+            raise damaged(path, "missing", "is missing") from error
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", path) from error
+
+    def _describe_failure(self, failed: OSError) -> StorageError:
+        error = StorageError.from_os(failed, "make durable", self.directory / LOG_NAME)
+        error.hint += "; then open the context again to go on writing"
+        return error
 
     def _append(self, view: View, record: Record) -> int:
         data, _ = encode_record(record, salt=view.header.salt, offset=view.scan.end, previous=view.scan.checksum)
@@ -335,10 +364,9 @@ class Shard:
             files.sync_data(view.fd)
         except OSError as error:
             # The kernel may have dropped the bytes and will report success next time: never tried again on this handle.
-            self._failed = StorageError.from_os(error, "make durable", view.path)
-            self._failed.hint = f"{self._failed.hint}; open the context again to go on writing"
+            self._failed = error
             self._truncate_quietly(view)
-            raise self._failed from error
+            raise self._describe_failure(error) from error
 
     def _truncate(self, view: View) -> None:
         try:
@@ -358,6 +386,8 @@ class Shard:
         if self._control is not None and self._control.is_removed():
             self._control, self._view = None, None
         if self._control is None:
+            if not self.directory.is_dir():
+                raise damaged(self.directory, "missing", "is missing")
             self._control = ControlPage(self.directory / CONTROL_NAME)
         return self._control
 
@@ -385,18 +415,19 @@ class Shard:
 
     def _open_view(self) -> View:
         view = View(self.directory / LOG_NAME)
-        found, wanted = view.header, self._header
+        found, wanted = view.header, self.header
         if (found.shard, found.shard_count, found.context_id) != (wanted.shard, wanted.shard_count, wanted.context_id):
             raise damaged(view.path, "wrong-shape", "belongs to another shard or context")
         return view
 
-    def _recover(self) -> View:
+    def recover(self) -> View:
         """Rebuild the control page from the log. Call it with the shard lock held.
 
         Raises ``Damaged`` where more is missing than a write that nobody was told of.
         """
         page = self._open_control()
         failpoints.hit("shard.recover")
+        compaction.remove_leftovers(self.directory / LOG_NAME)
         view = self._open_view()
         size = os.fstat(view.fd).st_size
         reason = view.replay(size)
@@ -412,7 +443,7 @@ class Shard:
         if reason:
             if view.header.durable and any(log.find_whole_records(view.fd, view.header, view.scan.end, view.path)):
                 raise damaged(view.path, view.scan.reason or "wrong-order", f"is damaged at {view.scan.end}: {reason}")
-            self._cut_torn_tail(view, reason)
+            self._cut_torn_tail(view, view.scan.reason or "wrong-order")
         if view.header.durable:
             files.sync_directory(self.directory)
             self._flush(view)
@@ -440,11 +471,11 @@ class Shard:
             return
         try:
             compaction.compact(view.fd, view.header, view.index, view.scan.end, view.path)
-        except StorageError:
-            # The write it follows is done; without space the log just goes on growing, and is tried again later.
+            self.recover()
+        except (StorageError, Damaged):
+            # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later;
+            # a log that was swapped but not published is published by whoever comes next.
             self._not_before_bytes = view.scan.end + view.scan.end // 4
-            return
-        self._recover()
 
 
 def create_log(directory: Path, header: Header) -> None:
@@ -457,7 +488,7 @@ def set_aside(context: Path, what: str, reason: str, data: bytes, *, now_s: floa
     """Keep damaged bytes below ``set-aside``, with the reason in the name. Raises ``StorageError``."""
     directory = context / ASIDE_NAME
     files.make_directory(directory)
-    path = directory / f"{what}.{reason.split()[0]}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now_s))}.{os.urandom(3).hex()}"
+    path = directory / f"{what}.{reason}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now_s))}.{os.urandom(3).hex()}"
     files.replace_durably(path, data)
     return path
 

@@ -7,20 +7,19 @@ missing shard is damage and never taken for empty. Everything else is the shards
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
-from coordinator.context.base import ContextBase, Make
+from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import Record
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
 from coordinator.context.shard import TURN_NAME, Shard
 from coordinator.context.values import decode_value
-from coordinator.errors import Busy, InvalidInput, NotFound
+from coordinator.errors import Busy, InvalidInput
 from coordinator.system import locks
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
@@ -163,6 +162,7 @@ class SharedContext(ContextBase):
         self._bell.ring()
 
     def fence(self, session: str, epoch: int) -> None:
+        check_writer(session, epoch)
         self._check_open()
         for shard in self._shards:
             shard.fence(session, epoch)

@@ -41,7 +41,7 @@ def decode_value(data: bytes | memoryview) -> Any:
 def _check(value: Any) -> None:
     count = 0
     level = [value]
-    for depth in range(VALUE_DEPTH_LIMIT + 1):
+    for _ in range(VALUE_DEPTH_LIMIT + 1):
         below: list[Any] = []
         for item in level:
             if item is None or item is True or item is False:

@@ -46,7 +46,12 @@ def iter_changes(context: Watched, prefix: str, position: dict[int, int], timeou
     quiet_since_s = time.monotonic()
     while not context.closed:
         seen = context.bell()
-        changes = context.read_changes(prefix, position, CHANGES_LIMIT)
+        try:
+            changes = context.read_changes(prefix, position, CHANGES_LIMIT)
+        except InvalidInput:
+            if context.closed:
+                return  # by another thread, just now
+            raise
         yield from changes
         if changes or changes.position != position:
             position = changes.position
