@@ -97,6 +97,11 @@ class Loop:
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopped
+
     def stop(self) -> None:
         """Let ``run`` return after the callback that is running."""
         self._stopped = True

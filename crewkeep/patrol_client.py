@@ -51,7 +51,8 @@ def ensure_patrol(home: Home) -> None:
             starting.go_on()
             if time.monotonic() >= deadline_s:
                 raise TimedOut(
-                    f"no patrol answers within {PATROL_START_TIMEOUT_S:g} s", hint=f"see {home.patrol_log}; sessions run without it"
+                    f"no patrol answers within {PATROL_START_TIMEOUT_S:g} s",
+                    hint=f"see {home.patrol_log}; sessions run without it",
                 )
             time.sleep(_RETRY_PAUSE_S)
         connection.close()

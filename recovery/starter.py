@@ -19,13 +19,12 @@ from coordinator.paths import Home
 from coordinator.sessions.model import Phase, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system.processes import observe
+from coordinator.system.scan import ROLE_VARIABLE
 from coordinator.system.spawn import spawn_detached
 
 #: How often the record's file is looked at; a look costs 2 us.
 _LOOK_S = 0.003
 _LOG_TAIL_BYTES = 2000
-#: Marks processes of crewkeep's own: what reaps an agent's tree never takes one for a part of it.
-ROLE_VARIABLE = "CREWKEEP_ROLE"
 
 
 def start_keeper(
@@ -74,9 +73,7 @@ def build_own_command(module: str, *arguments: str) -> Sequence[str]:
 
 def build_own_environment(home: Home, role: str, secrets: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process of crewkeep's own: ours, without who we are and without our secrets."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("CREWKEEP_") and not is_secret(name)
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CREWKEEP_") and not is_secret(name)}
     if failpoints := os.environ.get(f"CREWKEEP_{role.upper()}_FAILPOINTS"):  # for tests: arms that role only
         environment["CREWKEEP_FAILPOINTS"] = failpoints
     return {**environment, **secrets, "CREWKEEP_HOME": str(home.path), ROLE_VARIABLE: role}

@@ -1,0 +1,174 @@
+"""What the patrol does about one session whose owner may be dead: look, decide, act, say when to look again.
+
+Every look begins with the record on disk and the processes as they are now; what was noticed is only a reason to look. So
+a look too many does no harm, and a patrol that died in the middle is replaced by the next one's first look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.config import START_TIMEOUT_S
+from coordinator.errors import Conflict, CrewkeepError, Damaged, NotFound, Superseded
+from coordinator.paths import Home
+from coordinator.services.features import Features, Recovery
+from coordinator.sessions.journal import Journal
+from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord, State
+from coordinator.sessions.registry import Registry
+from coordinator.sessions.sight import read_beat, show_state
+from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.processes import identify_self, observe
+from crewkeep.ending import end_by_patrol
+from crewkeep.process_log import say
+from crewkeep.session_settings import settings_of
+from recovery import brake
+from recovery.brake import EndCause, Ended
+from recovery.restore import RestoredState, recover_session
+from recovery.starter import start_keeper
+
+#: Somebody else is at work on it, or it is just being started: look again then.
+_LOOK_AGAIN_S = 1.0
+#: Something failed that may pass (a full disk, a held lock): look again then.
+_TRY_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attention:
+    """What came of a look."""
+
+    #: For the log; empty if there was nothing to do.
+    did: str = ""
+    #: Wall-clock time of the next look; ``None`` if none is needed.
+    again_at: float | None = None
+
+
+NOTHING = Attention()
+
+
+def attend(
+    home: Home, session_id: str, secrets: Mapping[str, str], *, noticed_at: float | None = None, clock: Clock = SYSTEM
+) -> Attention:
+    """Bring the session back, end it, park it or leave it, as its record, its processes and its policy say.
+
+    ``noticed_at`` is the wall-clock time at which the owner's death was noticed, for the journal. Raises nothing that a
+    disk, a lock or a race can cause.
+    """
+    registry = Registry(home, clock)
+    try:
+        return _attend(home, registry, session_id, secrets, noticed_at, clock)
+    except NotFound:
+        return NOTHING
+    except Superseded as error:
+        return Attention(did=f"somebody else was first: {error}")
+    except Conflict as error:
+        return Attention(did=f"it changed meanwhile: {error}", again_at=clock.wall_s() + _LOOK_AGAIN_S)
+    except (CrewkeepError, OSError) as error:
+        return Attention(did=f"failed: {error}", again_at=clock.wall_s() + _TRY_AGAIN_S)
+
+
+def _attend(
+    home: Home, registry: Registry, session_id: str, secrets: Mapping[str, str], noticed_at: float | None, clock: Clock
+) -> Attention:
+    try:
+        record = registry.get(session_id)
+    except Damaged:
+        rebuilt = registry.rebuild_record(session_id)
+        if rebuilt is None:
+            return Attention(did="its record is damaged and its journal holds none; see `crewkeep recover`")
+        record = rebuilt
+    if record.phase in (Phase.ENDED, Phase.PARKED):
+        return NOTHING
+    settings = settings_of(registry.get_launch(session_id))
+    now_s = clock.wall_s()
+    restarts_hung = settings.hang_policy == "restart"
+    hung = restarts_hung and record.phase is Phase.RUNNING and show_state(home, record, settings, clock)[0] is State.HUNG
+    if not hung and (wait := _find_reason_to_wait(record, now_s)) is not None:
+        return wait
+    if noticed_at is not None:
+        Journal(home.session(session_id), clock).append(
+            "noticed", {"what": "the owner is gone", "by": "patrol", "at": noticed_at}, epoch=record.epoch
+        )
+    if record.phase is Phase.STOPPING:
+        end_by_patrol(home, registry, record)
+        return Attention(did="finished its stop")
+    if (level := Features(home).read().recovery) is not Recovery.ON:
+        return Attention(did=f"left as it is: recovery is turned to {level}")
+    decision: brake.Decision
+    if record.phase is Phase.RECOVERING and record.not_before_at is not None and record.not_before_at <= now_s:
+        decision = brake.StartNow()  # decided before by somebody who is gone; its pause is over
+    elif record.phase is Phase.RECOVERING and record.not_before_at is not None:
+        return Attention(again_at=record.not_before_at)
+    else:
+        decision = brake.decide_restart(record, _describe_end(home, record, hung), now_s, settings)
+    if isinstance(decision, brake.StartNow):
+        return _recover(home, registry, record, secrets, hung, clock)
+    if isinstance(decision, brake.StartAt):
+        registry.change(
+            session_id,
+            epoch=record.epoch,
+            change=lambda known: dataclasses.replace(
+                known,
+                phase=Phase.RECOVERING,
+                recoverer=identify_self(),
+                not_before_at=decision.at,
+                reason="its keeper died; it starts again soon",
+            ),
+        )
+        return Attention(did="starts again after a pause", again_at=decision.at)
+    end_by_patrol(home, registry, record, decision)
+    return Attention(did=f"not started again: {decision.reason}")
+
+
+def _find_reason_to_wait(record: SessionRecord, now_s: float) -> Attention | None:
+    """Return what to do instead of acting, ``None`` if nothing speaks against it."""
+    owner_gone = observe(record.owner).is_gone
+    young = now_s - record.phase_at < START_TIMEOUT_S
+    if record.phase is Phase.RECOVERING:
+        if record.recoverer == record.owner and not owner_gone:
+            return NOTHING  # a keeper at its own recovery; its death would be noticed
+        if record.recoverer != identify_self() and not observe(record.recoverer).is_gone:
+            return Attention(again_at=now_s + _LOOK_AGAIN_S)
+        if not owner_gone and young:
+            return Attention(again_at=now_s + _LOOK_AGAIN_S)  # the keeper that its dead recoverer began is coming up
+        return None
+    if record.owner is None:
+        return Attention(again_at=now_s + _LOOK_AGAIN_S) if young else None
+    return None if owner_gone else NOTHING
+
+
+def _describe_end(home: Home, record: SessionRecord, hung: bool) -> Ended:
+    beat = read_beat(home, record)
+    ran_s = 0.0
+    if beat is not None and record.started_at is not None:
+        ran_s = beat.wall_s - record.started_at
+    return Ended(
+        cause=EndCause.HUNG if hung else EndCause.OWNER_DIED,
+        fruitful=beat is not None and beat.fruitful,
+        held=record.started_at is not None and ran_s >= brake.HELD_AFTER_S,
+    )
+
+
+def _recover(
+    home: Home, registry: Registry, record: SessionRecord, secrets: Mapping[str, str], hung: bool, clock: Clock
+) -> Attention:
+    settings = settings_of(registry.get_launch(record.id))
+
+    def start(raised: SessionRecord, launch: LaunchSpec, restored: RestoredState) -> SessionRecord:
+        return start_keeper(home, raised, secrets, settings)
+
+    outcome = recover_session(
+        home,
+        registry,
+        record.id,
+        expected_epoch=record.epoch,
+        reason="it hung" if hung else "its keeper died",
+        starter=start,
+        secrets=secrets,
+        force=hung,
+        clock=clock,
+        settings=settings,
+    )
+    say(f"{record.name} ({record.id}): {outcome}")
+    return Attention(did=f"recovered: {outcome.outcome}", again_at=clock.wall_s() + _LOOK_AGAIN_S)
