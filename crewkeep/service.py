@@ -148,7 +148,7 @@ def build_unit(home: Home) -> str:
     """Return the text of the unit (or property list) for this home and this installation."""
     arguments = [sys.executable, "-m", "crewkeep", "recover", "--all", "--yes"]
     if sys.platform == "darwin":
-        from xml.sax.saxutils import escape
+        from html import escape
 
         listed = "".join(f"<string>{escape(argument)}</string>" for argument in arguments)
         return _PLIST.format(label=LABEL, arguments=listed, home=escape(str(home.path)))
