@@ -44,8 +44,10 @@ def total(base: Value, mine: Value, theirs: Value) -> Value:
 
 def union(base: Value, mine: Value, theirs: Value) -> Value:
     """A list of theirs and whatever of mine it does not hold, each once, in that order."""
-    both = [*_list(theirs, "union"), *_list(mine, "union")]
-    return list({_canonical(value): value for value in reversed(both)}.values())[::-1]
+    result: dict[bytes, Any] = {}
+    for value in (*_list(theirs, "union"), *_list(mine, "union")):
+        result.setdefault(_canonical(value), value)
+    return list(result.values())
 
 
 def append(base: Value, mine: Value, theirs: Value) -> Value:
