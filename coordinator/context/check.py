@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import orjson
 
 from coordinator.context import codec, compaction, control, log, meta
-from coordinator.context import shard as shards
+from coordinator.context.aside import link_aside
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Header, Record
 from coordinator.context.control import ControlPage
 from coordinator.context.index import Index
@@ -29,7 +28,7 @@ from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
-from coordinator.context.shard import Shard
+from coordinator.context.shard import LOG_NAME, Shard
 from coordinator.errors import Damaged, StorageError
 from coordinator.system import files
 
@@ -64,7 +63,7 @@ def check_context(directory: Path, found: Meta, *, repair: bool, timeout_s: floa
 
 def check_shard(shard: Shard) -> ContextFinding | None:
     """Return what is wrong with a shard, if anything."""
-    path = shard.directory / shards.LOG_NAME
+    path = shard.directory / LOG_NAME
     try:
         view = shard.view()
         scan = Scan(end=HEADER_BYTES, checksum=0)
@@ -92,15 +91,15 @@ def _judge_record(record: Record, header: Header) -> str | None:
 
 def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, now_s: float) -> ContextFinding:
     """Set the damaged log aside and go on from what is whole in it. Returns the finding with what was done."""
-    path = shard.directory / shards.LOG_NAME
+    path = shard.directory / LOG_NAME
     files.make_directory(shard.directory)
     with shard.alone() as page:
         header, records, lost = _salvage(shard, page, path)
-        aside = _set_log_aside(shard, path, finding.reason, now_s=now_s)
+        kept = link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
         compaction.write_generation(path, header, _iter_repaired(records, header, standing))
         shard.recover()
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
-    where = f"; the damaged log is {aside}" if aside is not None else ""
+    where = f"; the damaged log is {kept}" if kept is not None else ""
     message = f"{finding.message}: {len(records)} whole records were kept, {told}{where}"
     return dataclasses.replace(finding, message=message, repaired=True)
 
@@ -134,22 +133,6 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
     floor = max(header.floor, highest, page.read_revision()) if word is not None else highest + _UNKNOWN_LOSS
     header = dataclasses.replace(header, generation=max(header.generation, published) + 1, floor=floor)
     return header, records, None if word is None else lost
-
-
-def _set_log_aside(shard: Shard, path: Path, reason: str, *, now_s: float) -> Path | None:
-    """Give the damaged log a second name that repair does not touch. A link, so that it takes no space."""
-    directory = shard.directory.parent / shards.ASIDE_NAME
-    files.make_directory(directory)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-    aside = directory / f"{shard.number:02d}-log.{reason}.{stamp}.{os.urandom(3).hex()}"
-    try:
-        os.link(path, aside, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError.from_os(error, "set aside", path) from error
-    files.sync_directory(directory)
-    return aside
 
 
 def _iter_repaired(records: list[Record], header: Header, standing: Standing) -> Iterator[Record]:

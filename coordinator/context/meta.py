@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator import sealed
-from coordinator.context import log, shard
-from coordinator.context.codec import HEADER_BYTES, Header
+from coordinator.context import aside, log
+from coordinator.context.codec import HEADER_BYTES, Header, encode_header
+from coordinator.context.shard import LOG_NAME
 from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks
 from coordinator.system.clock import SYSTEM
@@ -85,26 +86,31 @@ def _make(directory: Path, *, durable: bool, shards: int, why: Damaged) -> Meta:
         found = Meta(context_id=first.context_id, shard_count=first.shard_count, durable=first.durable)
     else:
         found = Meta(context_id=secrets.token_bytes(16), shard_count=shards, durable=durable)
-    missing = [number for number in range(found.shard_count) if not (name_shard(directory, number) / shard.LOG_NAME).exists()]
+    missing = [number for number in range(found.shard_count) if not (name_shard(directory, number) / LOG_NAME).exists()]
     if headers and missing and (why.reason != "missing" or not _is_untouched(directory, found)):
         raise why  # a shard is lost as well: what was in it cannot be told, and empty it must not seem
     if not headers and why.reason != "missing":
         raise why
     for number in missing:
-        shard.create_log(name_shard(directory, number), found.header(number))
+        _create_shard(name_shard(directory, number), found.header(number))
     path = directory / META_NAME
     if why.reason != "missing":
-        shard.set_aside(directory, META_NAME, why.reason, files.read_bounded(path, 1 << 24), now_s=SYSTEM.wall_s())
+        aside.set_aside(directory, META_NAME, why.reason, files.read_bounded(path, 1 << 24), now_s=SYSTEM.wall_s())
     body = {"id": found.context_id.hex(), "shards": found.shard_count, "durability": "durable" if found.durable else "process"}
     sealed.write_sealed(path, META_KIND, META_FORMAT, body)
     return found
+
+
+def _create_shard(directory: Path, header: Header) -> None:
+    files.make_directory(directory)
+    files.replace_durably(directory / LOG_NAME, encode_header(header))
 
 
 def _list_headers(directory: Path) -> list[Header]:
     """Return the headers of the logs that are there; any that is damaged raises ``Damaged``."""
     found = []
     for number in range(SHARD_LIMIT):
-        path = name_shard(directory, number) / shard.LOG_NAME
+        path = name_shard(directory, number) / LOG_NAME
         if path.exists():
             fd, header = log.open_log(path)
             os.close(fd)
@@ -114,5 +120,5 @@ def _list_headers(directory: Path) -> list[Header]:
 
 def _is_untouched(directory: Path, found: Meta) -> bool:
     """Tell whether nothing was ever written to the logs that are there."""
-    paths = [name_shard(directory, number) / shard.LOG_NAME for number in range(found.shard_count)]
+    paths = [name_shard(directory, number) / LOG_NAME for number in range(found.shard_count)]
     return all(path.stat().st_size == HEADER_BYTES for path in paths if path.exists())

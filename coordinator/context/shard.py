@@ -25,55 +25,20 @@ from pathlib import Path
 
 from coordinator.config import CHANGES_LIMIT_BYTES, LOCK_TIMEOUT_S
 from coordinator.context import compaction, control, log
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Header, Record, encode_header, encode_record
+from coordinator.context.aside import set_aside
+from coordinator.context.codec import ENTRY, FENCE, RULE, Header, Record, encode_record
 from coordinator.context.control import ControlPage
-from coordinator.context.index import Index, Slot
-from coordinator.context.log import Scan, damaged
+from coordinator.context.index import Slot
+from coordinator.context.log import damaged
 from coordinator.context.model import WriterLike
+from coordinator.context.view import View
 from coordinator.errors import Busy, Damaged, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
 from coordinator.system import failpoints, files, locks
 from coordinator.system.clock import SYSTEM, Clock
 
-LOG_NAME, LOCK_NAME, CONTROL_NAME, TURN_NAME, ASIDE_NAME = "log", "lock", "control", "turn", "set-aside"
+LOG_NAME, LOCK_NAME, CONTROL_NAME, TURN_NAME = "log", "lock", "control", "turn"
 #: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
 _REOPENS = 20
-
-
-class View:
-    """One generation of the log as this process knows it. Its file is closed when the last reader lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the log. Raises ``Damaged``, ``FormatTooNew`` or ``StorageError``."""
-        self.path = path
-        self._fd = -1
-        self._fd, self.header = log.open_log(path)
-        status = os.fstat(self._fd)
-        #: Which file it is: the one called ``log`` may be another by now.
-        self.inode = (status.st_dev, status.st_ino)
-        self.index = Index(self.header.floor)
-        self.scan = Scan(end=HEADER_BYTES, checksum=0)
-        #: The published word up to which the index was brought.
-        self.word = -1
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @property
-    def fd(self) -> int:
-        return self._fd
-
-    def replay(self, stop: int) -> str | None:
-        """Bring the index up to ``stop``; return ``None``, or why it cannot be."""
-        for placed in log.iter_records(self._fd, self.header, self.scan, stop, self.path):
-            if reason := self.index.apply(placed):
-                self.scan.end, self.scan.reason = placed.offset, "wrong-order"
-                return reason
-        return self.scan.reason
-
-    def read(self, offset: int, length: int) -> Record:
-        """Return the record at a place that the index names."""
-        return log.read_record(self._fd, self.header, offset, length, self.path)
 
 
 class Shard:
@@ -476,21 +441,6 @@ class Shard:
             # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later;
             # a log that was swapped but not published is published by whoever comes next.
             self._not_before_bytes = view.scan.end + view.scan.end // 4
-
-
-def create_log(directory: Path, header: Header) -> None:
-    """Let a shard begin, with an empty log."""
-    files.make_directory(directory)
-    files.replace_durably(directory / LOG_NAME, encode_header(header))
-
-
-def set_aside(context: Path, what: str, reason: str, data: bytes, *, now_s: float) -> Path:
-    """Keep damaged bytes below ``set-aside``, with the reason in the name. Raises ``StorageError``."""
-    directory = context / ASIDE_NAME
-    files.make_directory(directory)
-    path = directory / f"{what}.{reason}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now_s))}.{os.urandom(3).hex()}"
-    files.replace_durably(path, data)
-    return path
 
 
 _SHARDS: weakref.WeakSet[Shard] = weakref.WeakSet()

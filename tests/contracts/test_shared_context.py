@@ -91,7 +91,9 @@ def test_what_is_returned_can_be_changed_without_changing_the_context(context: C
     assert context.history("a")[0].value == {"list": [1]}
 
 
-@pytest.mark.parametrize("value", [None, True, 0, -1, 2**63 - 1, -(2**63), 0.1, 1e300, "", "\0\n", [], {}, {"": {"": [[]]}}, "ü" * 1000])
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -1, 2**63 - 1, -(2**63), 0.1, 1e300, "", "\0\n", [], {}, {"": {"": [[]]}}, "ü" * 1000]
+)
 def test_every_json_value_comes_back_as_it_went_in(context: ContextBase, value: Any) -> None:
     context.put("a", value, unconditional=True)
     entry = context.get("a")
@@ -100,7 +102,9 @@ def test_every_json_value_comes_back_as_it_went_in(context: ContextBase, value: 
     assert type(entry.value) is type(value)
 
 
-@pytest.mark.parametrize("key", ["a", "a/b/c", "ä/日本/🙂", "a b", "*?[x]", "-rf", "a.b..c", "k" * KEY_LIMIT_BYTES, "é" * (KEY_LIMIT_BYTES // 2)])
+@pytest.mark.parametrize(
+    "key", ["a", "a/b/c", "ä/日本/🙂", "a b", "*?[x]", "-rf", "a.b..c", "k" * KEY_LIMIT_BYTES, "é" * (KEY_LIMIT_BYTES // 2)]
+)
 def test_keys_are_any_paths_of_text(context: ContextBase, key: str) -> None:
     context.put(key, 1, expected_version=0)
     assert list(context.keys()) == [key]
@@ -612,7 +616,9 @@ def test_a_superseded_writer_is_told_so_even_where_its_version_is_wrong(context:
         context.put("a", 2, expected_version=77)
 
 
-@pytest.mark.parametrize(("session", "epoch"), [("", 1), ("s", 0), ("s", True), ("s", 2**70), ("s" * 600, 1), ("\ud800", 1), (None, 1)])
+@pytest.mark.parametrize(
+    ("session", "epoch"), [("", 1), ("s", 0), ("s", True), ("s", 2**70), ("s" * 600, 1), ("\ud800", 1), (None, 1)]
+)
 def test_what_cannot_be_a_writer_is_refused(context: ContextBase, session: Any, epoch: Any) -> None:
     with pytest.raises(InvalidInput):
         context.adopt(Writer(session=session, name="n", epoch=epoch))
@@ -766,7 +772,10 @@ def test_an_import_does_not_overwrite_unless_told_to(context: ContextBase) -> No
         context.import_(io.StringIO(stream.getvalue()))
     assert list(context.keys()) == ["a"]
     assert context.import_(io.StringIO(stream.getvalue()), unconditional=True) == 2
-    assert {key: (entry.value, entry.version) for key, entry in context.snapshot().items()} == {"a": ("theirs", 2), "b": ("new", 1)}
+    assert {key: (entry.value, entry.version) for key, entry in context.snapshot().items()} == {
+        "a": ("theirs", 2),
+        "b": ("new", 1),
+    }
 
 
 def test_a_damaged_import_is_refused_before_anything_is_written(context: ContextBase) -> None:
