@@ -2,6 +2,7 @@
 
 Every write on a session's behalf happens inside ``fenced``: the lock is taken, then the record's epoch is read, and a
 writer of an older incarnation is refused. Checking first and locking later would let a pause fall in between.
+``EpochLook`` is no fence, only the cheap look by which an incarnation learns that it should stop.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from coordinator.config import LOCK_TIMEOUT_S
 from coordinator.errors import Damaged, NotFound, StorageError, Superseded
 from coordinator.paths import SessionPaths
 from coordinator.sessions.model import RECORD_FORMAT, RECORD_KIND
-from coordinator.system import locks
+from coordinator.system import files, locks
 
 
 @contextmanager
@@ -56,3 +57,27 @@ def check_epoch(paths: SessionPaths, body: sealed.Body, epoch: int) -> None:
             path=str(paths.record),
             reason="rolled-back",
         )
+
+
+class EpochLook:
+    """Looks whether a newer incarnation exists, at the cost of one ``stat`` while the record stays the same."""
+
+    def __init__(self, paths: SessionPaths) -> None:
+        self._paths = paths
+        self._mark: files.Mark = None
+        self._epoch: int | None = None
+
+    def find_newer(self, epoch: int) -> Superseded | None:
+        """Return the error for ``epoch`` if the record is beyond it.
+
+        Raises ``Damaged``, ``FormatTooNew`` or ``StorageError`` once for each state of the record that cannot be read.
+        """
+        mark = files.mark_file(self._paths.record)
+        if mark != self._mark or (mark is None and self._epoch is not None):
+            self._mark, self._epoch = mark, None
+            body = sealed.read_sealed(self._paths.record, RECORD_KIND, RECORD_FORMAT)
+            found = body.get("epoch")
+            self._epoch = found if isinstance(found, int) else None
+        if self._epoch is not None and self._epoch > epoch:
+            return Superseded(self._paths.path.name, epoch, self._epoch)
+        return None

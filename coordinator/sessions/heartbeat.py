@@ -127,6 +127,7 @@ class Progress:
         self.fruitful = False
         #: Bytes of output since the session's birth.
         self.output_bytes = 0
+        self._commits: dict[int, int] = {}
 
     def note(self, count: int = 1, *, fruitful: bool = False) -> None:
         """Note ``count`` signs of the agent's own work."""
@@ -135,6 +136,17 @@ class Progress:
             self.monotonic_s = self._clock.monotonic_s()
             self.wall_s = self._clock.wall_s()
             self.fruitful = self.fruitful or fruitful
+
+    def note_commit(self, shard: int, revision: int) -> None:
+        """Note a commit of the session's own to the shared context, once however often it is seen."""
+        if revision > self._commits.get(shard, 0):
+            self._commits[shard] = revision
+            self.note(fruitful=True)
+
+    def begin_incarnation(self) -> None:
+        """Forget what only the last incarnation brought; counts go on."""
+        with self._lock:
+            self.fruitful = self.at_prompt = self.needs_user = False
 
     def note_output(self, size_bytes: int) -> None:
         """Note that the agent wrote so many bytes."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator import sealed
-from coordinator.config import JOURNAL_LIMIT_BYTES, RECORD_LIMIT_BYTES
+from coordinator.config import JOURNAL_LIMIT_BYTES, LOCK_TIMEOUT_S, RECORD_LIMIT_BYTES
 from coordinator.errors import Damaged, FormatTooNew, StorageError
 from coordinator.paths import SessionPaths
 from coordinator.sessions.fence import fenced
@@ -75,12 +75,14 @@ class Journal:
     def __init__(self, paths: SessionPaths, clock: Clock = SYSTEM) -> None:
         self._paths, self._clock = paths, clock
 
-    def append(self, kind: str, body: sealed.Body, *, epoch: int, durable: bool = False) -> None:
+    def append(
+        self, kind: str, body: sealed.Body, *, epoch: int, durable: bool = False, timeout_s: float = LOCK_TIMEOUT_S
+    ) -> None:
         """Append what happened, as the incarnation ``epoch``.
 
         Raises ``Superseded`` if a newer one exists, ``StorageError`` (then nothing of it stays), ``Busy``, ``Damaged``.
         """
-        with fenced(self._paths, epoch):
+        with fenced(self._paths, epoch, timeout_s=timeout_s):
             self.append_locked(kind, body, epoch=epoch, durable=durable)
 
     def append_locked(self, kind: str, body: sealed.Body, *, epoch: int, durable: bool = True) -> None:

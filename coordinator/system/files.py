@@ -19,6 +19,8 @@ from coordinator.system import failpoints
 
 #: The name part of every temporary, so that sweeps recognise their own.
 TEMPORARY_MARK = ".tmp-"
+#: Inode, time of change in nanoseconds and size of a file.
+Mark = tuple[int, int, int] | None
 
 
 def make_directory(path: Path) -> None:
@@ -137,6 +139,15 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
         if error.errno == errno.ELOOP:
             raise Refused(f"{path} is a symbolic link; it is not followed", hint="move it aside") from error
         raise StorageError.from_os(error, "read", path) from error
+
+
+def mark_file(path: Path) -> Mark:
+    """Return what tells one state of a replaced file from another, ``None`` if there is none. One ``stat``, never raises."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def remove_quietly(path: Path) -> None:
