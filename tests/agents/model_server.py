@@ -31,6 +31,8 @@ class Shell:
     command: str
     #: How long the agent may wait for the command before it comes back to the model.
     patience_s: float = 300
+    #: Ask the user for permission to run it outside the sandbox.
+    escalate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +143,8 @@ def _call_shell(shell: Shell, tools: dict[str, Json]) -> Json:
     for limit in ("yield_time_ms", "timeout_ms"):
         if limit in properties:
             arguments[limit] = int(shell.patience_s * 1000)
+    if shell.escalate:
+        arguments |= {"sandbox_permissions": "require_escalated", "justification": "the test wants to be asked"}
     return {"type": "function_call", "name": name, "call_id": f"call_{next(_numbers)}", "status": "completed",
             "arguments": json.dumps(arguments)}  # fmt: skip
 

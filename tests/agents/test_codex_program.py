@@ -1,0 +1,241 @@
+"""What the adapter believes of Codex, held against the pinned program itself: no keeper here, only the two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CodexHome
+from model_server import Ask, ModelServer, Shell
+from support import wait_until
+
+from coordinator.agents import get_agent
+from coordinator.agents.codex import GO_ON
+from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.model import LaunchSpec
+from coordinator.system.terminal import spawn_on_terminal
+
+pytestmark = pytest.mark.agents
+
+Make = Callable[[str], CodexHome]
+
+
+class Running:
+    """A program on a terminal whose output is read and never answered, as when nobody is attached."""
+
+    def __init__(self, argv: tuple[str, ...], launch: LaunchSpec) -> None:
+        spawned = spawn_on_terminal(argv, cwd=launch.cwd, environment=launch.environment, rows=40, columns=120, cgroup=None)
+        self.pid, self._master_fd = spawned.identity.pid, spawned.master_fd
+        self.process = psutil.Process(self.pid)
+        self.output = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._master_fd, 1 << 16):
+                self.output += data
+        except OSError:
+            return  # EIO: the other end is closed
+
+    def type(self, text: str) -> None:
+        os.write(self._master_fd, text.encode())
+
+    def tree(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def wait(self) -> int:
+        ended = wait_until(lambda: [end for end in [os.waitpid(self.pid, os.WNOHANG)] if end[0]], what="its end", timeout_s=20)
+        return os.waitstatus_to_exitcode(ended[0][1])
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and what its tools left."""
+        try:
+            rest = self.tree()[1:]
+            self.process.kill()
+            self.wait()
+        except (psutil.NoSuchProcess, ChildProcessError):
+            rest = []
+        for process in rest:
+            if process.is_running():
+                process.kill()
+        self._reader.join(5)
+        if self._master_fd >= 0:
+            os.close(self._master_fd)
+            self._master_fd = -1
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[LaunchSpec, tuple[str, ...] | None], Running]]:
+    running: list[Running] = []
+
+    def begin(launch: LaunchSpec, argv: tuple[str, ...] | None = None) -> Running:
+        running.append(Running(argv or launch.argv, launch))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.kill()
+
+
+def make_launch(home: CodexHome, *words: str) -> LaunchSpec:
+    plain = LaunchSpec(argv=("codex", *words), cwd=str(home.work), environment=home.environment, agent="codex")
+    return get_agent("codex").prepare(plain)
+
+
+def find(launch: LaunchSpec, running: Running) -> Conversation:
+    codex = get_agent("codex")
+    return wait_until(
+        lambda: codex.find_conversation(launch, [process.pid for process in running.tree()], 0.0), what="the conversation"
+    )
+
+
+def answer(ask: Ask) -> str | Shell:
+    if ask.after_tool:
+        return f"the tool said {ask.tool_outputs[-1][-30:]}"
+    if "SLOWLY" in ask.last_user:
+        return Shell("echo begun > begun.txt; sleep 30; echo late > late.txt")
+    return f"answered {ask.last_user[-30:]}"
+
+
+def test_exec_comes_back_in_its_own_conversation_with_its_flags(make_codex_home: Make, start: Callable[..., Running]) -> None:
+    with ModelServer(answer) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "-m", "special", "exec", "-s", "danger-full-access", "--skip-git-repo-check", "do it SLOWLY")
+        first = start(launch)
+        assert os.path.realpath(f"/proc/{first.pid}/exe").endswith("/bin/codex"), "the native program, not its wrapper"
+        talk = find(launch, first)
+        wait_until((home.work / "begun.txt").exists, what="the tool call")
+        first.kill()
+
+        codex = get_agent("codex")
+        before = codex.read_activity(talk)
+        argv = codex.build_resume(launch, talk)
+        assert start(launch, argv).wait() == 0
+        ask = model.working_asks()[-1]
+        assert "do it SLOWLY" in ask.said_by("user")
+        assert ask.last_user == GO_ON
+        assert ask.tool_outputs == ["aborted"]
+        assert codex.read_activity(talk).progress == before.progress + 1, "one answer, and nothing for the resume itself"
+        assert [path.name for path in home.rollouts] == [Path(talk.transcript or "").name]
+        assert "-m" in argv
+        assert argv[argv.index("-s") + 1] == "danger-full-access"
+
+
+def test_a_lost_rollout_put_back_is_found_by_codex(make_codex_home: Make, start: Callable[..., Running], tmp_path: Path) -> None:
+    with ModelServer(answer) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "exec", "--skip-git-repo-check", "remember the heron")
+        assert start(launch).wait() == 0
+        rollout = home.rollouts[-1]
+        talk = Conversation(agent="codex", id=rollout.stem[-36:], transcript=str(rollout))
+        saved = tmp_path / "saved"
+        saved.write_bytes(rollout.read_bytes())
+        for path in (home.home / ".codex").rglob("*.sqlite*"):
+            path.unlink()
+        rollout.unlink()
+
+        codex = get_agent("codex")
+        codex.restore_transcript(talk, saved)
+        assert start(launch, codex.build_resume(launch, talk)).wait() == 0
+        assert "remember the heron" in model.working_asks()[-1].said_by("user")
+        assert "answered" in model.working_asks()[-1].said_by("assistant")
+
+
+def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(
+    make_codex_home: Make, start: Callable[..., Running]
+) -> None:
+    with ModelServer(answer) as model:
+        home = make_codex_home(model.url)
+        home.configure('sandbox_mode = "danger-full-access"\napproval_policy = "never"\n')
+        launch = make_launch(home, "do it SLOWLY")
+        assert "--no-daemon" in launch.argv
+        first = start(launch)
+        talk = find(launch, first)
+        wait_until((home.work / "begun.txt").exists, what="the tool call")
+        first.kill()
+
+        second = start(launch, get_agent("codex").build_resume(launch, talk))
+        wait_until(lambda: model.working_asks()[-1].last_user == GO_ON, what="the word to go on")
+        codex = get_agent("codex")
+        wait_until(lambda: codex.read_activity(talk).at_prompt, what="the end of the turn")
+        assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
+        second.kill()
+
+        asked = len(model.working_asks())
+        third = start(launch, get_agent("codex").build_resume(launch, talk))
+        assert find(launch, third).id == talk.id
+        wait_until(lambda: b"answered" in third.output, what="the conversation on the screen")
+        assert len(model.working_asks()) == asked, "one that waited for its user waits again"
+        # Enter right behind other keys counts as pasted text, and keys in the program's first moment are lost.
+        keys = itertools.cycle(["\x15and now", "\r"])
+        wait_until(
+            lambda: third.type(next(keys)) or model.working_asks()[-1].last_user == "and now",
+            what="the user's words",
+            every_s=0.3,
+        )
+        assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
+
+
+def test_an_open_permission_prompt_needs_the_user(make_codex_home: Make, start: Callable[..., Running]) -> None:
+    with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt", escalate=True)) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "-a", "on-request", "-s", "read-only", "write it")
+        running = start(launch)
+        talk, codex = find(launch, running), get_agent("codex")
+        seen = 0
+
+        def needs_user() -> bool:
+            nonlocal seen
+            output = running.output[seen:]
+            seen += len(output)
+            codex.note_output(output)
+            return codex.read_activity(talk).needs_user
+
+        wait_until(needs_user, what="the permission prompt")
+        assert not (home.work / "asked.txt").exists()
+        wait_until(
+            lambda: running.type("y") or not needs_user(), what="the end of the permission prompt", every_s=0.3
+        )  # keys are not taken in the prompt's first moment
+        wait_until((home.work / "asked.txt").exists, what="the tool's file")
+
+
+def test_a_permission_lowered_by_configuration_since_is_not_raised_by_a_resume(
+    make_codex_home: Make, start: Callable[..., Running]
+) -> None:
+    with ModelServer(answer) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "exec", "--skip-git-repo-check", "look around")
+        home.configure('sandbox_mode = "read-only"\n')
+        assert start(launch).wait() == 0
+        talk = Conversation(agent="codex", id=home.rollouts[-1].stem[-36:], transcript=str(home.rollouts[-1]))
+        home.configure('default_permissions = ":danger-full-access"\n')
+        config = home.home / ".codex" / "config.toml"
+        config.write_text(config.read_text().replace('sandbox_mode = "read-only"', ""))
+        assert start(launch, get_agent("codex").build_resume(launch, talk)).wait() == 0
+        assert "`sandbox_mode` is `read-only`" in model.working_asks()[-1].said_by("developer")
+
+
+def test_killing_the_native_program_leaves_no_codex_behind(make_codex_home: Make, start: Callable[..., Running]) -> None:
+    with ModelServer(answer) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "exec", "-s", "danger-full-access", "--skip-git-repo-check", "do it SLOWLY")
+        launch = dataclasses.replace(launch, environment={**launch.environment, "MARK": str(home.work)})
+        running = start(launch)
+        wait_until((home.work / "begun.txt").exists, what="the tool call")
+        asked, rest = len(model.asks), running.tree()[1:]
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        assert not [process for process in rest if process.is_running() and "codex" in process.name()]
+        running.kill()
+        for process in rest:  # the tool's own processes are the keeper's to end
+            if process.is_running():
+                process.kill()
+        assert len(model.asks) == asked
