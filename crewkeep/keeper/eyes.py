@@ -46,6 +46,10 @@ class Eyes:
         self._pause_s = 0.5
         self._quiet_count: int | None = None
 
+    def note_output(self, data: bytes) -> None:
+        """Let the adapter see what the agent wrote: some signs show only there."""
+        self._adapter.note_output(data)
+
     def look(self, agent: AgentProcess) -> None:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
         self._look_at_conversation(agent)

@@ -248,6 +248,8 @@ class Keeper:
     def _show(self, data: bytes) -> None:
         assert self._server is not None
         self._progress.note_output(len(data))
+        if self._eyes is not None:
+            self._eyes.note_output(data)
         self._server.broadcast(data)
 
     def _type(self, data: bytes) -> None:
