@@ -17,7 +17,6 @@ import secrets
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +138,8 @@ def _short(path: Path, *, make: bool = False) -> Iterator[tuple[str, str]]:
     if len(os.fsencode(path)) + 40 <= _PATH_LIMIT_BYTES:
         yield str(path.parent), path.name
         return
+    import tempfile  # only where the trick is not known
+
     directory = Path(tempfile.gettempdir()) / f"crewkeep-{os.geteuid()}"
     if make:
         os.makedirs(directory, 0o700, exist_ok=True)

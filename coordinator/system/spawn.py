@@ -54,10 +54,14 @@ def find_program(argv: Sequence[str], *, cwd: str, environment: Mapping[str, str
     seen = errno.ENOENT
     for path in _candidates(argv[0], environment):
         at = os.path.join(cwd, path)
-        if os.path.isfile(at) and os.access(at, os.X_OK):
+        try:
+            mode = os.stat(at).st_mode
+        except OSError as error:
+            seen = seen if error.errno == errno.ENOENT else error.errno or errno.EIO
+            continue
+        if stat.S_ISREG(mode) and os.access(at, os.X_OK):
             return at
-        if os.path.exists(at):
-            seen = errno.EACCES
+        seen = errno.EACCES
     raise _explain("x", seen, argv, cwd)
 
 

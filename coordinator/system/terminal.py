@@ -93,8 +93,8 @@ def set_window_size(fd: int, rows: int, columns: int) -> None:
     """Tell a terminal (either end) its size; its foreground program gets SIGWINCH if it changed. Never fails."""
     try:
         termios.tcsetwinsize(fd, (_bound(rows), _bound(columns)))
-    except (termios.error, OSError):
-        return  # the other end is gone
+    except (termios.error, OSError, ValueError):
+        return  # the other end is gone, or there never was one
 
 
 def get_window_size(fd: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import sys
@@ -98,7 +99,7 @@ class Bell:
         """Close the file after the last waiter, whose descriptor must not become somebody else's meanwhile."""
         if self._closed and not self._waiting and self._fd >= 0:
             os.close(self._fd)
-            self._fd = -1
+            self._fd, self._page = -1, None
 
     def _wait(self, seen: int, deadline_s: float) -> int:
         self._mend()
@@ -177,8 +178,6 @@ class Bell:
 
     def _raise_by_hand(self) -> None:
         """The fallback without futexes: the file's lock keeps two ringers apart."""
-        import fcntl
-
         if not self._writable:
             return
         try:

@@ -47,9 +47,8 @@ if plan["agent_dies_first"]:
     processes.send_signal(agent.identity, 9)
     processes.wait_gone(agent.identity, 5)
 begun = time.monotonic()
-report = tree.end_tree(
-    roots=[agent.identity, processes.identify_self()], nonces=plan["nonces"], cgroup=group, timeout_s=6, term_first=plan["term_first"]
-)
+roots = [agent.identity, processes.identify_self()]
+report = tree.end_tree(roots=roots, nonces=plan["nonces"], cgroup=group, timeout_s=6, term_first=plan["term_first"])
 took = time.monotonic() - begun
 print(json.dumps({
     "took": took, "ended": [each.identity.pid for each in report.ended],
@@ -354,7 +353,7 @@ time.sleep(1000)
 @pytest.mark.slow
 def test_a_fork_bomb_is_ended_while_it_goes_off(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     nonce = new_nonce()
-    code = f"""
+    code = """
 import os, signal, time
 from multiprocessing import Value
 count = Value("i", 0)
