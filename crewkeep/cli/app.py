@@ -10,6 +10,7 @@ import importlib
 import sys
 
 import typer
+from typer.core import TyperGroup
 
 from crewkeep.cli import COMMANDS
 
@@ -24,19 +25,22 @@ A session is named by its name, its id, a unique prefix of the id, or '.' inside
 
 def build_app(only: str | None = None) -> typer.Typer:
     """Return the application with the command ``only``, or with all."""
-    app = make_group(OVERVIEW)
+    app = make_group(OVERVIEW, cls=_Overview)
     app.callback(help=OVERVIEW)(_begin)
     modules = [COMMANDS[only][0]] if only else list(dict.fromkeys(module for module, _ in COMMANDS.values()))
     for module in modules:
         importlib.import_module(f"crewkeep.cli.{module}").register(app)
-    order = list(COMMANDS)
-    app.registered_commands.sort(key=lambda command: order.index(str(command.name)))
+    for command in app.registered_commands:
+        command.short_help = COMMANDS[str(command.name)][1]
+    for group in app.registered_groups:
+        group.short_help = COMMANDS[str(group.name)][1]
     return app
 
 
-def make_group(help: str) -> typer.Typer:
+def make_group(help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """Return an empty group in the house's manner."""
     return typer.Typer(
+        cls=cls,
         help=help,
         add_completion=True,
         no_args_is_help=True,
@@ -44,6 +48,13 @@ def make_group(help: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings=CONTEXT_SETTINGS,
     )
+
+
+class _Overview(TyperGroup):
+    """Lists the commands in the order in which one meets them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [name for name in COMMANDS if name in self.commands]
 
 
 def _show_version(wanted: bool) -> None:

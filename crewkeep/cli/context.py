@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.errors import CrewkeepError, InvalidInput, NotFound
+from coordinator.errors import CrewkeepError, InvalidInput, NotFound, Superseded
 from crewkeep.cli import output
 from crewkeep.cli.options import Json, Workspace
 
 if TYPE_CHECKING:
-    from coordinator.context import SharedContext
-    from coordinator.context.model import Change, Entry
+    from coordinator.context.model import Change, Context, Entry
+    from coordinator.paths import Home
+    from coordinator.sessions.model import Writer
 
 _WAIT_S = 1.0
 
@@ -163,7 +164,7 @@ def watch(
 ) -> None:
     """Print each change as it is committed, until Ctrl-C. Nothing is left out, whatever the pace."""
     given = dict(parse_position(text) for text in start or [])
-    with open_workspace(workspace) as context:
+    with open_workspace(workspace, make=True) as context:
         position = context.revisions() | given
         unknown = set(given) - set(context.revisions())
         if unknown:
@@ -234,15 +235,64 @@ def check(
 
 
 @contextmanager
-def open_workspace(workspace: str | None, *, write: bool = False) -> Iterator[SharedContext]:
-    """Open the shared context of the workspace that is meant; inside a session, as that session."""
-    from crewkeep.session import open_context
+def open_workspace(workspace: str | None, *, write: bool = False, make: bool = False) -> Iterator[Context]:
+    """Open the shared context of the workspace that is meant; one that is not there reads as empty, unless ``make``."""
+    from coordinator.context import MemoryContext, SharedContext
+    from coordinator.paths import Home
+    from coordinator.sessions.workspace import resolve_workspace, workspace_id
 
-    context = open_context(workspace=workspace)
+    home = Home.find()
+    meant = resolve_workspace(workspace, os.environ, _find_directory())
+    directory = home.context(workspace_id(meant))
+    context: Context
+    if write:
+        from coordinator.services.breaker import Breaker
+
+        Breaker(home).check()
+        context = SharedContext.open(directory, writer=find_writer(home, meant))
+    elif make or directory.is_dir():
+        context = SharedContext.open(directory)
+    else:
+        context = MemoryContext()
     try:
         yield context
     finally:
         context.close()
+
+
+def find_writer(home: Home, workspace: str) -> Writer | None:
+    """Return by what right this process writes: as the session that started it, or as nobody.
+
+    Raises ``Superseded`` if that session has a newer incarnation by now.
+    """
+    session_id, epoch = os.environ.get("CREWKEEP_SESSION"), os.environ.get("CREWKEEP_EPOCH")
+    if not session_id or not epoch:
+        return None
+    if not epoch.isdigit():
+        raise InvalidInput(f"CREWKEEP_EPOCH cannot be {epoch!r}", hint="unset CREWKEEP_SESSION to write as nobody")
+    import dataclasses
+
+    from coordinator.sessions.registry import Registry
+
+    registry = Registry(home)
+    record = registry.get(session_id)
+    if record.epoch != int(epoch):
+        raise Superseded(session_id, int(epoch), record.epoch)
+    if workspace != record.workspace and workspace not in record.other_workspaces:
+        # Written down first: whoever recovers the session must know every context that has to be fenced.
+        registry.change(
+            session_id,
+            epoch=record.epoch,
+            change=lambda known: dataclasses.replace(known, other_workspaces=(*known.other_workspaces, workspace)),
+        )
+    return record.writer
+
+
+def _find_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise InvalidInput("the current directory does not exist any more", hint="name the workspace: -w NAME") from error
 
 
 def parse_value(data: bytes) -> Any:
@@ -255,7 +305,9 @@ def parse_value(data: bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise InvalidInput("the value is nested too deeply", hint="see the limits: docs/context.md") from error
-    except ValueError:
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # digits without end: a number, if no number of ours
+            raise InvalidInput("the value holds an integer that is too long", hint="integers have 64 bits") from error
         return text
 
 
@@ -304,14 +356,14 @@ def _print_version(entry: Entry, as_json: bool) -> None:
         output.print_line(str(entry.version))
 
 
-def _get_entry(context: SharedContext, key: str) -> Entry:
+def _get_entry(context: Context, key: str) -> Entry:
     entry = context.get(key)
     if entry is None:
         raise _no_such_key(key)
     return entry
 
 
-def _get_version(context: SharedContext, key: str, version: int) -> Entry:
+def _get_version(context: Context, key: str, version: int) -> Entry:
     entry = context.get_version(key, version)
     if entry is None:
         raise NotFound(f"there is no version {version} of {key!r} any more, or not yet", hint=f"crewkeep context history {key}")

@@ -45,9 +45,17 @@ $ crewkeep context get note
 $ crewkeep context history note --json
 [{"key": "note", "value": null, "version": 2, ..."deleted": true}, {"key": "note", "value": "just text", "version": 1, ...}]
 $ crewkeep context put a NaN
-1
-$ crewkeep context get a --json
-{"key": "a", "value": "NaN", "version": 1, ...}
+? 2
+! crewkeep: the value holds nan, which JSON does not have
+!   next: ...
+$ python3 -c 'print("[" * 100000)' | crewkeep context put a -
+? 2
+! crewkeep: the value is nested too deeply
+!   next: ...
+$ printf '\xff' | crewkeep context put a -
+? 2
+! crewkeep: the value is not UTF-8: ...
+!   next: ...
 $ crewkeep context check
 ! the shared context is whole
 $ crewkeep context export board.ndjson
