@@ -125,12 +125,19 @@ def take_checkpoint(
 
 def list_checkpoints(paths: SessionPaths, *, deep: bool = True) -> list[CheckpointInfo]:
     """Return all checkpoints, newest first, each verified. Raises ``StorageError``."""
-    return list(_iter_checkpoints(paths, deep=deep))
+    return list(iter_checkpoints(paths, deep=deep))
+
+
+def iter_checkpoints(paths: SessionPaths, *, below: int | None = None, deep: bool = False) -> Iterator[CheckpointInfo]:
+    """Verify one checkpoint after the other, newest first. Raises ``StorageError``."""
+    for number, directory in _list_directories(paths):
+        if below is None or number < below:
+            yield _look(directory, number, paths.path.name, deep=deep)
 
 
 def find_newest_whole(paths: SessionPaths, below: int | None = None, *, deep: bool = False) -> CheckpointInfo | None:
     """Return the newest whole checkpoint (numbered below ``below``); older ones are not looked at. Raises ``StorageError``."""
-    return next((found for found in _iter_checkpoints(paths, below=below, deep=deep) if found.whole), None)
+    return next((found for found in iter_checkpoints(paths, below=below, deep=deep) if found.whole), None)
 
 
 def get_checkpoint(paths: SessionPaths, number: int, *, deep: bool = False) -> CheckpointInfo:
@@ -182,7 +189,7 @@ def find_part_path(checkpoint: CheckpointInfo, name: str) -> Path | None:
 def quarantine_damaged(home: Home, session_id: str) -> list[str]:
     """Set the damaged checkpoints above the newest whole one aside; returns a phrase for each. Raises ``StorageError``."""
     told = []
-    for found in _iter_checkpoints(home.session(session_id), deep=False):
+    for found in iter_checkpoints(home.session(session_id), deep=False):
         if found.whole:
             break
         if found.too_new:
@@ -337,12 +344,6 @@ def _forget_ref(git: gitstate.GitState | None) -> None:
 
 
 # Verifying
-
-
-def _iter_checkpoints(paths: SessionPaths, *, below: int | None = None, deep: bool) -> Iterator[CheckpointInfo]:
-    for number, directory in _list_directories(paths):
-        if below is None or number < below:
-            yield _look(directory, number, paths.path.name, deep=deep)
 
 
 def _list_directories(paths: SessionPaths) -> list[tuple[int, Path]]:

@@ -125,6 +125,8 @@ class Evidence:
     recoverer: Liveness = Liveness.NONE
     #: The owner is the process that asks: a keeper recovering its own agent.
     owner_is_self: bool = False
+    #: The recoverer on record is the process that asks: its own pause before a start is over.
+    recoverer_is_self: bool = False
     #: The epoch that the asker believes in, if it has one.
     expected_epoch: int | None = None
     beat: Beat | None = None

@@ -69,13 +69,15 @@ def _judge_recovering(evidence: Evidence, record: SessionRecord) -> Finding:
         return _find(evidence, Verdict.UNKNOWN, "unknown: its recoverer cannot be seen from here")
     if evidence.recoverer is Liveness.STOPPED:
         return _find(evidence, Verdict.SUSPENDED, "stopped: its recoverer is stopped")
-    if not evidence.recoverer.is_gone:
+    if not evidence.recoverer.is_gone and not evidence.recoverer_is_self:
         if age_s > 2 * evidence.start_timeout_s:
             return _find(evidence, Verdict.HUNG, f"stuck: its recovery has been going on for {age_s:.0f} s")
         return _find(evidence, Verdict.STARTING, "recovering: another process is bringing it back")
     # The owner may be the old incarnation's, not yet reaped, or the new one's, just registered: the young are left alone.
-    if not evidence.owner.is_gone and age_s <= evidence.start_timeout_s:
+    if not evidence.owner.is_gone and not evidence.owner_is_self and age_s <= evidence.start_timeout_s:
         return _find(evidence, Verdict.STARTING, "recovering: its new keeper is starting")
+    if evidence.recoverer_is_self:
+        return _find(evidence, Verdict.CRASHED, f"due: {record.reason or 'it is to be started again'}")
     why = f"interrupted: its recovery did not end; {record.reason}" if record.reason else "interrupted: its recovery did not end"
     return _find(evidence, Verdict.CRASHED, why)
 
