@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,14 +99,20 @@ def test_a_connection_that_is_late_is_still_taken(tmp_path: Path) -> None:
                 connection.close()
 
 
-def test_another_user_is_hung_up_on_and_not_believed(tmp_path: Path) -> None:
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users can reach, as those of pytest cannot be."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_another_user_is_hung_up_on_and_not_believed(open_directory: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    (tmp_path / "theirs").mkdir()
-    os.chown(tmp_path / "theirs", 65534, 65534)
-    path = tmp_path / "k.sock"
+    (open_directory / "theirs").mkdir()
+    os.chown(open_directory / "theirs", 65534, 65534)
+    path = open_directory / "k.sock"
     with sockets.listen(path) as listener:
         path.chmod(0o777)
         code = f"""
@@ -113,7 +120,7 @@ import os, socket, sys
 from pathlib import Path
 from coordinator.system import sockets
 os.setresuid(65534, 65534, 65534)
-mine = sockets.listen(Path({str(tmp_path / "theirs" / "k.sock")!r}))
+mine = sockets.listen(Path({str(open_directory / "theirs" / "k.sock")!r}))
 stranger = socket.socket(socket.AF_UNIX)
 stranger.connect({str(path)!r})
 print("up", flush=True)
@@ -128,7 +135,7 @@ print(stranger.recv(1) == b"")
             assert process.stdout.readline() == "up\n"
             assert sockets.accept(listener) is None
             with pytest.raises(Refused):
-                sockets.connect(tmp_path / "theirs" / "k.sock", 1)
+                sockets.connect(open_directory / "theirs" / "k.sock", 1)
             out, _ = process.communicate("\n", timeout=10)
             assert out == "True\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -162,18 +163,24 @@ def test_a_damaged_bell_rings_again(make_bell: Callable[[], Bell], tmp_path: Pat
     wait_until(lambda: other.ring() or waiter.is_back(), what="the waiter")
 
 
-def test_a_bell_that_may_only_be_read_is_polled(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    rung = Bell(tmp_path / "bell")
-    (tmp_path / "bell").chmod(0o444)
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users can reach, as those of pytest cannot be."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_a_bell_that_may_only_be_read_is_polled(open_directory: Path) -> None:
+    rung = Bell(open_directory / "bell")
+    (open_directory / "bell").chmod(0o444)
     code = f"""
 import os
 from pathlib import Path
 from coordinator.system.wakeup import Bell
 if os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
-bell = Bell(Path({str(tmp_path / "bell")!r}))
+bell = Bell(Path({str(open_directory / "bell")!r}))
 seen = bell.value()
 bell.ring()
 print(bell.mode, bell.value() == seen, flush=True)
