@@ -28,6 +28,7 @@ from coordinator.system.processes import Liveness, ProcessIdentity
 from coordinator.system.tree import EndReport, end_tree
 from crewkeep import control
 from recovery.brake import End, Park
+from recovery.reap import name_group, reap_incarnation
 
 
 #: A keeper has so long to write the end of its session after the tree is gone.
@@ -75,8 +76,8 @@ class _Tally:
         for one in report.ended:
             self.ended[one.identity.pid] = None
             self.left.pop(one.identity.pid, None)
-        for one in report.left:
-            self.left[one.identity.pid] = Leftover(pid=one.identity.pid, name=one.name, why=one.why)
+        for left in report.left:
+            self.left[left.identity.pid] = Leftover(pid=left.identity.pid, name=left.name, why=left.why)
 
     def note_gone(self, identities: Iterable[ProcessIdentity]) -> None:
         for identity in identities:
@@ -105,20 +106,15 @@ def end_by_patrol(home: Home, registry: Registry, record: SessionRecord, decisio
     Raises as ``stop_session``.
     """
     tally = _Tally()
-    _end_rest(record, tally, Settings().reap_timeout_s)
+    _end_rest(home, record, tally, Settings().reap_timeout_s)
     _write_end(registry, record, tally, decision)
     return _result(record, tally)
-
-
-def group_name(record: SessionRecord) -> str:
-    """Return the name of the control group of an incarnation's agent."""
-    return f"{record.id}-{record.epoch}"
 
 
 def _end(home: Home, registry: Registry, record: SessionRecord, *, grace_s: float | None, settings: Settings) -> EndResult:
     tally = _Tally()
     if record.phase is Phase.ENDED:
-        _end_rest(record, tally, settings.reap_timeout_s)
+        _end_rest(home, record, tally, settings.reap_timeout_s)
         return _result(record, tally)
     if record.phase is not Phase.STOPPING and grace_s is not None and _owner_can_answer(record):
         _ask_for_checkpoint(home, record)
@@ -131,10 +127,10 @@ def _end(home: Home, registry: Registry, record: SessionRecord, *, grace_s: floa
         if record.phase is not Phase.ENDED:
             raise
         return _result(record, tally)
-    _end_rest(record, tally, settings.reap_timeout_s, grace_s or 0.0)
+    _end_rest(home, record, tally, settings.reap_timeout_s, grace_s or 0.0)
     if not _wait_written(registry, record):
         _end_owner(record, tally, settings.reap_timeout_s)
-        _end_rest(record, tally, settings.reap_timeout_s)
+        _end_rest(home, record, tally, settings.reap_timeout_s)
         _write_end(registry, record, tally, None)
     elif record.owner is not None and not processes.wait_gone(record.owner, _KEEPER_END_S):
         _end_owner(record, tally, settings.reap_timeout_s)
@@ -152,21 +148,20 @@ def _ask_for_checkpoint(home: Home, record: SessionRecord) -> None:
         return  # a stop must not fail because a checkpoint could not be taken; the last one stands
 
 
-def _end_rest(record: SessionRecord, tally: _Tally, timeout_s: float, grace_s: float = 0.0) -> None:
+def _end_rest(home: Home, record: SessionRecord, tally: _Tally, timeout_s: float, grace_s: float = 0.0) -> None:
     """End what belongs to the incarnation but its keeper: that one writes the end."""
-    group = cgroup.find_group(group_name(record))
-    report = end_tree(
-        # A keeper is its agent's subreaper: what forked away from the agent is below the keeper.
-        roots=[one for one in (record.agent, record.owner) if one is not None],
-        nonces=[record.nonce, *record.unreaped_nonces],
-        cgroup=group,
-        spare=[record.owner] if record.owner is not None and record.hosting is Hosting.KEEPER else [],
-        timeout_s=timeout_s,
-        term_first=grace_s,
-    )
-    tally.add(report)
-    if group is not None and not report.left:
-        cgroup.remove(group)
+    spare = [record.owner] if record.owner is not None and record.hosting is Hosting.KEEPER else []
+    if grace_s > 0:
+        report = end_tree(
+            roots=[one for one in (record.agent, record.owner) if one is not None],
+            nonces=[record.nonce, *record.unreaped_nonces],
+            cgroup=cgroup.find_group(name_group(record.id, record.epoch)),
+            spare=spare,
+            timeout_s=timeout_s,
+            term_first=grace_s,
+        )
+        tally.add(report)
+    tally.add(reap_incarnation(record, home, spare=spare, timeout_s=timeout_s))
 
 
 def _end_owner(record: SessionRecord, tally: _Tally, timeout_s: float) -> None:

@@ -44,20 +44,8 @@ def ensure_patrol(home: Home) -> None:
 
     Raises ``TimedOut`` if none answers in time, ``StorageError`` if the home cannot be written.
     """
-    starting = _PatrolStart(home)
-    deadline_s = time.monotonic() + PATROL_START_TIMEOUT_S
-    try:
-        while (connection := _try_connect(home)) is None:
-            starting.go_on()
-            if time.monotonic() >= deadline_s:
-                raise TimedOut(
-                    f"no patrol answers within {PATROL_START_TIMEOUT_S:g} s",
-                    hint=f"see {home.patrol_log}; sessions run without it",
-                )
-            time.sleep(_RETRY_PAUSE_S)
-        connection.close()
-    finally:
-        starting.end()
+    with PatrolStart(home) as patrol:
+        patrol.wait()
 
 
 def ask_patrol(home: Home, verb: str, timeout_s: float = 2.0) -> dict[str, Any] | None:
@@ -92,7 +80,7 @@ class PatrolLink:
     def __init__(self, home: Home, record: SessionRecord, secrets: Mapping[str, str]) -> None:
         self._home, self._record, self._secrets = home, record, dict(secrets)
         self._connection: socket.socket | None = None
-        self._starting = _PatrolStart(home)
+        self._starting = PatrolStart(home)
         self._due_s = 0.0
         self._failures = 0
         self._lock = threading.Lock()
@@ -208,13 +196,32 @@ class PatrolLink:
         self._due_s = time.monotonic() + random.uniform(0, _LONGEST_FIRST_PAUSE_S)
 
 
-class _PatrolStart:
+class PatrolStart:
     """One caller's part in starting a patrol: whoever gets the start lock does it and holds it until one answers."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._fd: int | None = None
         self._give_up_s = 0.0
+
+    def __enter__(self) -> PatrolStart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def wait(self, timeout_s: float = PATROL_START_TIMEOUT_S) -> None:
+        """Go on until a patrol answers. Raises ``TimedOut``, ``StorageError``."""
+        deadline_s = time.monotonic() + timeout_s
+        while (connection := _try_connect(self._home)) is None:
+            self.go_on()
+            if time.monotonic() >= deadline_s:
+                raise TimedOut(
+                    f"no patrol answers within {timeout_s:g} s", hint=f"see {self._home.patrol_log}; sessions run without it"
+                )
+            time.sleep(_RETRY_PAUSE_S)
+        connection.close()
+        self.end()
 
     def go_on(self) -> None:
         """Take the next step without waiting: get the lock and start one, or leave it to whoever has it."""

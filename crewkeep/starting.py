@@ -19,7 +19,7 @@ from coordinator.sessions.model import Hosting, Outcome, Phase, Restart, Session
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import resolve_workspace
 from coordinator.system.spawn import find_program
-from crewkeep.patrol_client import ensure_patrol
+from crewkeep.patrol_client import PatrolStart
 from crewkeep.process_log import say_error
 from recovery.starter import start_keeper
 
@@ -58,16 +58,19 @@ def start_session(
         restart=restart,
         parent=environment.get("CREWKEEP_SESSION") or None,
     )
-    try:
-        ensure_patrol(home)
-    except CrewkeepError as error:
-        say_error("the session starts without a patrol", error, whole=False)  # its keeper tries again
     secrets = {name: environment[name] for name in launch.secret_names}
-    try:
-        return start_keeper(home, record, secrets, settings or Settings(), rows=rows, columns=columns)
-    except CrewkeepError as error:
-        _write_failed(registry, record, str(error))
-        raise
+    with PatrolStart(home) as patrol:
+        try:
+            patrol.go_on()  # it comes up while the keeper does
+            started = start_keeper(home, record, secrets, settings or Settings(), rows=rows, columns=columns)
+        except CrewkeepError as error:
+            _write_failed(registry, record, str(error))
+            raise
+        try:
+            patrol.wait()
+        except CrewkeepError as error:
+            say_error("the session runs without a patrol", error, whole=False)  # its keeper tries again
+    return started
 
 
 def _write_failed(registry: Registry, record: SessionRecord, reason: str) -> None:

@@ -19,7 +19,7 @@ from crewkeep.session_settings import settings_of
 def main(arguments: list[str]) -> int:
     """Return the exit code: 0 after the session's end, ``EXIT_SUPERSEDED`` when a newer incarnation rules."""
     home, session_id, epoch = Home.at(arguments[0]), arguments[1], int(arguments[2])
-    rows, columns = int(arguments[3]), int(arguments[4])
+    size = int(arguments[3]), int(arguments[4])
     leave_group_of_agent()
     become_subreaper()
     registry = Registry(home)
@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> int:
         say(f"asked for epoch {epoch}, but the session is at {record.epoch}")
         return EXIT_SUPERSEDED
     launch = registry.get_launch(session_id)
-    keeper = Keeper(home, record, launch, os.environ, settings_of(launch), rows=rows, columns=columns)
-    return keeper.run()
+    return Keeper(home, record, launch, os.environ, settings_of(launch), size=size).run()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Secrets stay in this object: never in a file, a log line or an answer.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -87,9 +88,9 @@ class Roster:
             connection.setblocking(False)
             visitor = _Visitor(connection)
             self._visitors[connection.fileno()] = visitor
-            self._loop.watch(connection.fileno(), READ, lambda ready, visitor=visitor: self._on_words(visitor))  # type: ignore[misc]
+            self._loop.watch(connection.fileno(), READ, functools.partial(self._on_words, visitor))
 
-    def _on_words(self, visitor: _Visitor) -> None:
+    def _on_words(self, visitor: _Visitor, ready: int = READ) -> None:
         try:
             part = visitor.connection.recv(1 << 16)
         except BlockingIOError:

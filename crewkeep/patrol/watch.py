@@ -6,6 +6,7 @@ one session is in one thread's hands at a time, and what is noticed meanwhile ma
 
 from __future__ import annotations
 
+import functools
 import heapq
 import queue
 import socket
@@ -84,9 +85,7 @@ class Patrol:
             except Exception as error:  # noqa: BLE001 - the edge of a thread: one session's trouble must not end the watch
                 say_error(f"attending to {session_id}", error)
                 attention = Attention(again_at=self._clock.wall_s() + START_TIMEOUT_S)
-            self._loop.call_from_thread(
-                lambda session_id=session_id, attention=attention: self._on_attended(session_id, attention)
-            )  # type: ignore[misc]
+            self._loop.call_from_thread(functools.partial(self._on_attended, session_id, attention))
 
     def _on_attended(self, session_id: str, attention: Attention) -> None:
         noticed_at = self._busy.pop(session_id)

@@ -1,0 +1,166 @@
+"""One incarnation of a session in its keeper: the agent, the thread that keeps it in step, and the eyes on its work.
+
+The order of ``start`` is the promise: the agent's group and mark exist before its first instruction, its
+identity is on disk before the record says ``running``, and a record that says otherwise by then (stopped, superseded) ends it
+again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+
+from coordinator.agents.base import get_agent
+from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings
+from coordinator.context import Context, MemoryContext, SharedContext
+from coordinator.errors import CrewkeepError
+from coordinator.paths import Home
+from coordinator.services.sync import CoordinatorThread
+from coordinator.sessions.conversation import Conversation, read_conversation
+from coordinator.sessions.heartbeat import Progress
+from coordinator.sessions.launch import build_environment
+from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord
+from coordinator.sessions.registry import Registry
+from coordinator.sessions.workspace import workspace_id
+from coordinator.system import cgroup, terminal
+from coordinator.system.clock import SYSTEM, Clock
+from crewkeep.keeper.agent_process import AgentProcess
+from crewkeep.keeper.eyes import Eyes
+from crewkeep.process_log import say, say_error
+from recovery.reap import name_group
+
+
+class Incarnation:
+    """What runs at one epoch. Made by ``start``; ``end_tree`` and ``stop_thread`` may be called in any order, and twice."""
+
+    def __init__(
+        self,
+        home: Home,
+        record: SessionRecord,
+        agent: AgentProcess,
+        eyes: Eyes,
+        progress: Progress,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self.record, self.agent, self.eyes = record, agent, eyes
+        self._home, self._progress, self._settings, self._clock = home, progress, settings, clock
+        self._thread: CoordinatorThread | None = None
+        self._context: Context | None = None
+        self._revisions: dict[int, int] | None = None
+
+    @classmethod
+    def start(
+        cls,
+        home: Home,
+        registry: Registry,
+        record: SessionRecord,
+        launch: LaunchSpec,
+        secrets: Mapping[str, str],
+        settings: Settings,
+        progress: Progress,
+        *,
+        size: tuple[int, int],
+        connect: Callable[[AgentProcess], None],
+        clock: Clock = SYSTEM,
+    ) -> Incarnation:
+        """Start the agent of the record's epoch, on a terminal of ``size`` that ``connect`` takes over.
+
+        Raises ``Missing`` naming secrets, ``StartFailed``, ``Conflict`` when the session was stopped meanwhile, ``Superseded``,
+        ``StorageError``, ``Busy``; then nothing of it is left.
+        """
+        paths = home.session(record.id)
+        adapter = get_agent(launch.agent)
+        prepared = adapter.prepare(launch)
+        conversation = _read_conversation_quietly(home, record)
+        argv = prepared.argv if record.epoch == 1 else adapter.build_resume(prepared, conversation)
+        environment = {"TERM": "xterm-256color", **build_environment(prepared, secrets, record, home)}
+        group = cgroup.create_group(name_group(record.id, record.epoch)) if settings.use_cgroup else None
+        spawned = terminal.spawn_on_terminal(
+            argv, cwd=prepared.cwd, environment=environment, rows=size[0], columns=size[1], cgroup=group
+        )
+        agent = AgentProcess(spawned, nonce=record.nonce, group=group, clock=clock)
+        progress.begin_incarnation()
+        progress.note()
+        try:
+            connect(agent)
+            record = registry.change(
+                record.id, epoch=record.epoch, change=lambda known: _note_running(known, agent, clock.wall_s())
+            )
+        except (CrewkeepError, OSError):
+            agent.end(settings.reap_timeout_s)
+            agent.close()
+            raise
+        say(f"agent {agent.identity.pid} of {record.name} ({record.id}) runs at epoch {record.epoch}")
+        eyes = Eyes(paths, record, prepared, adapter, conversation, progress, clock)
+        return cls(home, record, agent, eyes, progress, settings, clock)
+
+    def start_thread(self, on_superseded: Callable[[], None]) -> None:
+        """Start the coordinator thread. ``on_superseded`` is called on it. Raises ``Superseded``, ``StorageError``, ``Busy``."""
+        self._context = self._open_context()
+        self._thread = CoordinatorThread(
+            self._home,
+            self.record,
+            self._context,
+            settings=self._settings,
+            clock=self._clock,
+            progress=self._progress,
+            on_superseded=lambda error: on_superseded(),
+        )
+        self._thread.start()
+
+    def stop_thread(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Stop the coordinator thread; one that hangs is left behind."""
+        self._revisions = self.list_revisions()
+        thread, context, self._thread, self._context = self._thread, self._context, None, None
+        if thread is not None and thread.stop(timeout_s) and context is not None:
+            context.close()
+
+    def list_revisions(self) -> dict[int, int] | None:
+        """Return the durable revisions of the session's context, the last known if it cannot be read now. Any thread."""
+        context = self._context
+        try:
+            return dict(context.revisions()) if isinstance(context, SharedContext) else self._revisions
+        except (CrewkeepError, OSError, ValueError):
+            return self._revisions
+
+    def adopt_background(self, registry: Registry) -> bool:
+        """Take the eldest process that the agent left behind for the agent; ``False`` if there is none."""
+        if not self.agent.adopt_background():
+            return False
+        identity = self.agent.identity
+        self.record = registry.change(
+            self.record.id, epoch=self.record.epoch, change=lambda known: dataclasses.replace(known, agent=identity)
+        )
+        say(f"the agent went into the background; {identity.pid} is taken for it")
+        return True
+
+    def end_tree(self, nonces: Collection[str] = (), term_first_s: float = 0.0) -> None:
+        """End whatever of the agent's tree still lives, and give back its terminal."""
+        report = self.agent.end(self._settings.reap_timeout_s, nonces=nonces, term_first_s=term_first_s)
+        for left in report.left:
+            say(f"could not end {left.identity.pid} ({left.name}): {left.why}")
+        self.agent.close()
+
+    def _open_context(self) -> Context:
+        directory = self._home.context(workspace_id(self.record.workspace))
+        try:
+            return SharedContext.open(directory, writer=self.record.writer)
+        except CrewkeepError as error:
+            # The session goes on without it: an agent must not die because a file of the context is damaged.
+            say_error("opening the shared context", error, whole=False)
+            return MemoryContext(writer=self.record.writer)
+
+
+def _note_running(known: SessionRecord, agent: AgentProcess, now_s: float) -> SessionRecord:
+    return dataclasses.replace(
+        known, phase=Phase.RUNNING, agent=agent.identity, started_at=now_s, not_before_at=None, reason=None
+    )
+
+
+def _read_conversation_quietly(home: Home, record: SessionRecord) -> Conversation | None:
+    try:
+        return read_conversation(home.session(record.id))
+    except CrewkeepError as error:
+        say_error("reading the conversation", error, whole=False)  # recovery mends it; without it, it is the first start's argv
+        return None
