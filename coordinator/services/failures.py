@@ -36,6 +36,7 @@ class FailureLog:
         self._last: deque[Failure] = deque(maxlen=_KEPT)
         #: How many there were.
         self.count = 0
+        self._journalled = 0
 
     @property
     def last(self) -> tuple[Failure, ...]:
@@ -45,9 +46,13 @@ class FailureLog:
     def note(self, kind: str, message: str, *, epoch: int) -> None:
         """Keep a failure. Never raises: a report must not become a failure of its own."""
         failure = Failure(at=self._clock.wall_s(), kind=kind, message=message[:_MESSAGE_LIMIT])
-        self._last.append(failure)
         self.count += 1
-        if self.count > _JOURNALLED:
+        if self._last and (self._last[-1].kind, self._last[-1].message) == (failure.kind, failure.message):
+            self._last[-1] = failure  # the same again, each turn: told once
+            return
+        self._last.append(failure)
+        self._journalled += 1
+        if self._journalled > _JOURNALLED:
             return
         body = {"kind": failure.kind, "message": failure.message}
         try:

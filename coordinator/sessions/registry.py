@@ -66,6 +66,10 @@ class Registry:
     def __init__(self, home: Home, clock: Clock = SYSTEM) -> None:
         self.home, self._clock = home, clock
 
+    def now_s(self) -> float:
+        """Return the wall-clock time that records are written with."""
+        return self._clock.wall_s()
+
     # Making and removing
 
     def create(
