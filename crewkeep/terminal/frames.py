@@ -32,6 +32,7 @@ class Kind(IntEnum):
     ATTACH = ord("T")  # {"rows", "columns", "from_offset"}
     INPUT = ord("I")  # bytes typed
     RESIZE = ord("W")  # {"rows", "columns"}
+    END_INPUT = ord("Z")  # the end of piped input, as a program that reads lines is told it: ^D once or twice
     DETACH = ord("D")  # nothing
     # the keeper
     ANSWER = ord("A")  # {...} or {"error": {"code", "message", "hint"}}

@@ -132,6 +132,8 @@ class TerminalServer:
         self._hello = dict(hello)
         self._modes = Modes(output.end_offset)
         self._shown = self._modes.offset
+        #: Where this incarnation's output begins.
+        self._begin = self._shown
         self._visitors: dict[int, _Visitor] = {}
         self._uses = 0
         self._size = output.find_size()
@@ -154,7 +156,7 @@ class TerminalServer:
         """Say that an agent is started at ``epoch``: what an earlier one switched on is undone, and its questions forgotten."""
         restore = self._modes.restore()
         self._modes.forget()
-        self._shown = self._modes.offset
+        self._shown = self._begin = self._modes.offset
         self._hello["epoch"] = epoch
         for visitor in self._list_attached():
             if visitor.cutter is None:
@@ -261,6 +263,9 @@ class TerminalServer:
         elif visitor.attached and frame.kind == Kind.INPUT:
             self._use(visitor)
             self._handlers.input(frame.payload)
+        elif visitor.attached and frame.kind == Kind.END_INPUT:
+            if self._handlers.is_line_mode():  # to any other program ^D is a key like others
+                self._handlers.input(frame.payload)
         elif visitor.attached and frame.kind == Kind.RESIZE:
             visitor.size = _read_size(frame.words())
             self._use(visitor)
@@ -344,9 +349,10 @@ class TerminalServer:
         if visitor.cutter is None:
             visitor.cutter = Modes(visitor.offset)
         cutter = visitor.cutter
-        chunk = self._output.read_chunk(cutter.offset, min(_PIECE_LIMIT_BYTES, self._shown - cutter.offset))
+        limit = self._begin if cutter.offset < self._begin else self._shown
+        chunk = self._output.read_chunk(cutter.offset, min(_PIECE_LIMIT_BYTES, limit - cutter.offset))
         if chunk.start != cutter.offset or not chunk.data:  # rotated away, or the disk was full
-            at = min(chunk.start, self._shown) if chunk.data else self._shown
+            at = min(chunk.start, self._shown) if chunk.data else limit
             text = f"{at - cutter.offset} bytes are not kept any more"
             self._queue(visitor, frames.encode(Kind.NOTICE, {"text": text, "skipped_bytes": at - cutter.offset}))
             cutter.offset = visitor.offset = at
@@ -354,11 +360,15 @@ class TerminalServer:
             if at == self._shown:
                 visitor.cutter = None
             return
-        shown = cutter.feed(chunk.data)
-        visitor.offset = shown.end
+        piece = cutter.feed(chunk.data)
+        shown, visitor.offset = piece.without_queries(), piece.end
+        if cutter.offset == self._begin:  # what an earlier incarnation switched on ends with it
+            shown += cutter.restore()
+            cutter.forget()
+            visitor.offset = cutter.offset
         if cutter.offset >= self._shown:
             visitor.offset, visitor.cutter = self._shown, None
-        self._queue(visitor, frames.encode_output(visitor.offset, shown.without_queries()))
+        self._queue(visitor, frames.encode_output(visitor.offset, shown))
 
     def _queue(self, visitor: _Visitor, data: bytes) -> None:
         was_empty = not visitor.pending
