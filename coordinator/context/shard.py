@@ -245,28 +245,26 @@ class Shard:
             raise self._busy(os.getpid())
         try:
             page = self._open_control()
-            fd = self._held_fd = self._acquire(page, deadline_s)
+            fd = self._held_fd = locks.open_lock(self.directory / LOCK_NAME)
             try:
+                self._acquire(fd, page, deadline_s)
                 page.set_holder(os.getpid())
-                yield page
-                page.set_holder(0)
+                try:
+                    yield page
+                finally:
+                    page.set_holder(0)
+                    locks.release(fd)  # said aloud: a child forked meanwhile has a copy, and closing ours would not do
             finally:
                 self._held_fd = -1
                 os.close(fd)
         finally:
             self._write_lock.release()
 
-    def _acquire(self, page: ControlPage, deadline_s: float) -> int:
-        path = self.directory / LOCK_NAME
-        fd = locks.open_lock(path)
+    def _acquire(self, fd: int, page: ControlPage, deadline_s: float) -> None:
         try:
-            locks.acquire(fd, path, timeout_s=max(0.0, deadline_s - time.monotonic()))
-        except BaseException as error:
-            os.close(fd)
-            if isinstance(error, Busy):
-                raise self._busy(page.read_holder()) from error
-            raise
-        return fd
+            locks.acquire(fd, self.directory / LOCK_NAME, timeout_s=max(0.0, deadline_s - time.monotonic()))
+        except Busy as error:
+            raise self._busy(page.read_holder()) from error
 
     def _busy(self, holder: int) -> Busy:
         return Busy(

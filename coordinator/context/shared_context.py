@@ -7,6 +7,7 @@ missing shard is damage and never taken for empty. Everything else is the shards
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class SharedContext(ContextBase):
             for number in range(header.shard_count)
         ]
         self._bell = Bell(directory / BELL_NAME)
+        _CONTEXTS.add(self)
 
     @classmethod
     def open(
@@ -197,6 +199,19 @@ class SharedContext(ContextBase):
             except Busy:
                 pass  # whoever has the turn does not go on; then without
             yield
+
+
+_CONTEXTS: weakref.WeakSet[SharedContext] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A thread may have been ringing when the process forked; its half-done ring is nobody's in the child."""
+    for context in list(_CONTEXTS):
+        if not context.closed:
+            context._bell = Bell(context.directory / BELL_NAME)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _to_entry(record: Record) -> Entry:
