@@ -20,7 +20,7 @@ from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
 from coordinator.context.shard import TURN_NAME, Shard
 from coordinator.context.values import decode_value
-from coordinator.errors import Busy, InvalidInput
+from coordinator.errors import Busy, Damaged, InvalidInput
 from coordinator.system import locks
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
@@ -146,10 +146,8 @@ class SharedContext(ContextBase):
         found: list[Change] = []
         position = dict(after)
         for shard in self._shards:
-            rest = limit - len(found)
-            if rest <= 0:
-                position.setdefault(shard.number, 0)
-                continue
+            # Asked even when nothing more fits, so that a revision that is not kept is told at once.
+            rest = max(0, limit - len(found))
             records, position[shard.number] = shard.read_changes(prefix, after.get(shard.number, 0), rest)
             found.extend(_to_change(record, shard.number) for record in records)
         return Changes(found, position)
@@ -166,8 +164,14 @@ class SharedContext(ContextBase):
     def fence(self, session: str, epoch: int) -> None:
         check_writer(session, epoch)
         self._check_open()
+        damage: Damaged | None = None
         for shard in self._shards:
-            shard.fence(session, epoch)
+            try:
+                shard.fence(session, epoch)
+            except Damaged as error:
+                damage = damage or error  # it takes no writes at all; the others must be fenced all the same
+        if damage is not None:
+            raise damage
 
     def check(self, repair: bool = False) -> list[ContextFinding]:
         self._check_open()

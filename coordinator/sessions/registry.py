@@ -226,9 +226,18 @@ class Registry:
             sealed.write_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT, launch.encode())
 
     def raise_epoch(
-        self, session_id: str, *, expected: int, reason: str, by: ProcessIdentity, nonce: str | None = None
+        self,
+        session_id: str,
+        *,
+        expected: int,
+        reason: str,
+        by: ProcessIdentity,
+        nonce: str | None = None,
+        phase: Phase | None = None,
     ) -> SessionRecord:
         """Begin a new incarnation if the session is still at the epoch ``expected``: of many callers one wins.
+
+        With ``phase`` it must also still be in that phase, so that a stop which came meanwhile is not undone (``Conflict``).
 
         From its return on nobody can write for an older epoch. The old owner and agent stay in the record, and the old
         nonce joins ``unreaped_nonces``, until whoever won has proven them gone and says so with ``change``. Raises
@@ -240,6 +249,13 @@ class Registry:
             body = self._read_body(session_id)
             before = _decode_record(body, paths)
             check_epoch(paths, body, expected)
+            if phase is not None and before.phase is not phase:
+                raise Conflict(
+                    f"{before.name} is {before.phase} by now, not {phase}",
+                    hint=f"crewkeep why {before.name}",
+                    session=before.id,
+                    phase=str(before.phase),
+                )
             if before.phase is Phase.ENDED:
                 holders = self._list_name_holders()
                 if before.name in holders:

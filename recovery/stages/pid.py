@@ -41,6 +41,8 @@ def judge(evidence: Evidence) -> Finding:
         return _find(evidence, Verdict.UNKNOWN, f"unknown: the {_owner(record)} cannot be seen from here")
     if record.phase is Phase.PARKED:
         return _judge_parked(evidence, record)
+    if evidence.owner_is_self and record.phase in (Phase.STARTING, Phase.RECOVERING):
+        return _find(evidence, Verdict.CRASHED, f"due: {record.reason or 'its own keeper starts it again'}")
     if record.phase is Phase.RECOVERING:
         return _judge_recovering(evidence, record)
     if record.phase is Phase.STOPPING:
@@ -74,7 +76,7 @@ def _judge_recovering(evidence: Evidence, record: SessionRecord) -> Finding:
             return _find(evidence, Verdict.HUNG, f"stuck: its recovery has been going on for {age_s:.0f} s")
         return _find(evidence, Verdict.STARTING, "recovering: another process is bringing it back")
     # The owner may be the old incarnation's, not yet reaped, or the new one's, just registered: the young are left alone.
-    if not evidence.owner.is_gone and not evidence.owner_is_self and age_s <= evidence.start_timeout_s:
+    if not evidence.owner.is_gone and age_s <= evidence.start_timeout_s:
         return _find(evidence, Verdict.STARTING, "recovering: its new keeper is starting")
     if evidence.recoverer_is_self:
         return _find(evidence, Verdict.CRASHED, f"due: {record.reason or 'it is to be started again'}")

@@ -169,12 +169,12 @@ def test_one_that_is_superseded_while_it_fills_its_checkpoint_is_refused(
 
 
 def test_two_processes_of_one_incarnation_never_get_one_number(home: Home, record: SessionRecord, launch: LaunchSpec) -> None:
-    nested = []
+    nested: list[object] = []
 
     def take_another(name: str) -> None:
         if name == "checkpoint.filled" and not nested:
             nested.append(None)
-            nested[0] = take_checkpoint(home, record, launch, state="inner")  # type: ignore[call-overload]
+            nested[0] = take_checkpoint(home, record, launch, state="inner")
 
     with failpoints.observe(take_another):
         outer = take_checkpoint(home, record, launch, state="outer")
