@@ -164,7 +164,7 @@ def _check_sessions(home: Home, clock: Clock) -> Iterator[Check]:
     for one in damaged:
         hint = one.error.hint if isinstance(one.error, FormatTooNew) else f"crewkeep recover {one.id}"
         yield Check(name="sessions", level="bad", message=str(one.error), hint=hint)
-    from recovery.evidence import gather_strays
+    from recovery.strays import gather_strays
 
     for stray in gather_strays(home):
         yield Check(name="strays", level="warn", message=f"{stray.kind}: {stray.what}", hint="crewkeep recover --all")
@@ -208,7 +208,7 @@ def _check_patrol(home: Home) -> Iterator[Check]:
     from coordinator.sessions.model import Phase
     from crewkeep.patrol_client import ask_patrol
 
-    answer = ask_patrol(home)
+    answer = ask_patrol(home, "status")
     records = [one for one in Registry(home).list_all() if not isinstance(one, Damage)] if home.sessions.is_dir() else []
     living = [one for one in records if one.phase not in (Phase.ENDED, Phase.PARKED)]
     if answer is not None:

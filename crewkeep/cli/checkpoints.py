@@ -82,7 +82,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Bring a session back from a checkpoint: next epoch, its own conversation, running."""
-    from crewkeep.cli.recover import carry_out, print_outcomes
+    from crewkeep.cli.recover import NOTHING, act, leave_with, print_rows
     from recovery.checkpoint import get_checkpoint
 
     house = open_house()
@@ -94,8 +94,17 @@ def restore(
                 f"checkpoint {number} of session {record.name} is damaged: {chosen.damage}",
                 hint=f"take another: crewkeep checkpoints {record.name}",
             )
-    outcome = carry_out(house, record, reason="restored by the user", force=force, checkpoint=number, restore=True)
-    print_outcomes([outcome], as_json)
+    rows = act(house, [record.id], force=force, revive=True, checkpoint=number, why="restored by the user")
+    if rows[0]["outcome"] == NOTHING and record.phase not in (Phase.ENDED, Phase.PARKED):
+        raise Refused(
+            f"session {record.name} runs: {rows[0]['reason']}",
+            hint=f"crewkeep stop {record.name}, or crewkeep restore --force {record.name}",
+        )
+    if as_json:
+        output.print_json(rows)
+    else:
+        print_rows(rows)
+    leave_with(rows)
 
 
 def _list(house: House, record: SessionRecord) -> list[dict[str, Any]]:

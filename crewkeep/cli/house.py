@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.config import Settings, load_settings
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, Damaged
 from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.sessions.registry import Damage, Registry
@@ -33,10 +33,12 @@ def open_house(overrides: Mapping[str, str] | None = None) -> House:
     return House(home=home, registry=Registry(home, SYSTEM), settings=load_settings(project=find_directory()), clock=SYSTEM)
 
 
-def settings_of(house: House, record: SessionRecord) -> Settings:
-    """Return the settings that hold for one session: those it was launched with."""
+def settings_of(house: House, record: SessionRecord | None) -> Settings:
+    """Return the settings that hold for one session: those it was launched with; the home's where that cannot be read."""
     from crewkeep.session_settings import settings_of as read
 
+    if record is None:
+        return house.settings
     try:
         return read(house.registry.get_launch(record.id))
     except CrewkeepError:
@@ -55,6 +57,21 @@ def find_sessions(house: House, names: list[str]) -> list[SessionRecord]:
     """Return the sessions that ``names`` mean, each once, in their order. Raises ``NotFound`` naming the first unknown."""
     found = {record.id: record for record in (house.registry.find(name) for name in names)}
     return list(found.values())
+
+
+def find_ids(house: House, names: list[str]) -> list[str]:
+    """Return the ids that ``names`` mean, also of sessions whose record cannot be read (those by their id only)."""
+    return list(dict.fromkeys(_find_id(house, name) for name in names))
+
+
+def _find_id(house: House, name: str) -> str:
+    try:
+        return house.registry.find(name).id
+    except Damaged:
+        damaged = [found.id for found in house.registry.list_all() if isinstance(found, Damage) and found.id.startswith(name)]
+        if len(damaged) != 1:
+            raise
+        return damaged[0]
 
 
 def list_records(house: House) -> list[SessionRecord]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, Damaged
 from coordinator.sessions.conversation import read_conversation
 from coordinator.sessions.model import SessionRecord
 from crewkeep.cli import output
-from crewkeep.cli.house import House, open_house, settings_of
+from crewkeep.cli.house import House, find_ids, open_house, settings_of
 from crewkeep.cli.options import Json, Session
 from crewkeep.cli.view import describe, look
 
@@ -43,19 +43,24 @@ def inspect_session(session: Session, as_json: Json = False) -> None:
 
 def explain(session: Session, as_json: Json = False) -> None:
     """Show what all five layers found of a session, the verdict, and what was or would be done."""
-    from recovery.evidence import gather
-
     from recovery.cascade import diagnose
+    from recovery.evidence import gather
     from recovery.model import encode_diagnosis
 
     house = open_house()
-    record = house.registry.find(session)
-    diagnosis = diagnose(gather(house.home, house.registry, record.id, house.clock, settings_of(house, record)))
+    (session_id,) = find_ids(house, [session])
+    try:
+        record = house.registry.get(session_id)
+    except Damaged:
+        record = None  # that is a finding, and the layers tell it
+    diagnosis = diagnose(gather(house.home, house.registry, session_id, house.clock, settings_of(house, record)))
     if as_json:
         output.print_json(encode_diagnosis(diagnosis))
         return
-    state, reason = (describe(house, record)[key] for key in ("state", "reason"))
-    output.print_line(f"{record.name} ({record.id}) is {output.paint_state(state)}" + (f": {reason}" if reason else ""))
+    if record is not None:
+        row = describe(house, record)
+        reason = f": {row['reason']}" if row["reason"] else ""
+        output.print_line(f"{record.name} ({record.id}) is {output.paint_state(row['state'])}{output.make_printable(reason)}")
     output.print_line(f"verdict: {diagnosis.verdict} - {output.make_printable(diagnosis.reason)}")
     for finding in diagnosis.findings:
         output.print_line(f"  {finding.layer:<10} {finding.verdict:<10} {output.make_printable(finding.reason)}")

@@ -34,9 +34,8 @@ def show_logs(
     as_json: Json = False,
 ) -> None:
     """Print a session's output; the newest is kept, across restarts."""
-    from crewkeep.terminal.render import render_text
-
     from crewkeep.terminal.output import OutputLog
+    from crewkeep.terminal.render import render_text
 
     house = open_house()
     record = house.registry.find(session)
@@ -55,9 +54,8 @@ def show_logs(
 
 
 def _follow(house: House, session_id: str, log: object, offset: int, raw: bool, as_json: bool) -> None:
-    from crewkeep.terminal.render import render_text
-
     from crewkeep.terminal.output import OutputLog
+    from crewkeep.terminal.render import render_text
 
     assert isinstance(log, OutputLog)
     pending = b""

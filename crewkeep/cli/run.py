@@ -84,7 +84,7 @@ def run(
         columns=size.columns,
     )
     if not detach:
-        raise typer.Exit(follow(house, record.id))
+        raise typer.Exit(follow(house, record.id, from_start=True))
     row = describe(house, record)
     if as_json:
         output.print_json({key: row[key] for key in ("id", "name", "epoch", "state")})
@@ -106,7 +106,7 @@ def find_directory(given: str | None) -> str:
     return directory
 
 
-def follow(house: House, session_id: str) -> int:
+def follow(house: House, session_id: str, *, from_start: bool = False) -> int:
     """Attach this terminal to the session; return the exit code that ``run`` in the foreground has."""
     from crewkeep.terminal.attach import attach
 
@@ -117,6 +117,7 @@ def follow(house: House, session_id: str) -> int:
         stdin_fd=sys.stdin.fileno(),
         stdout_fd=sys.stdout.fileno(),
         detach_key=house.settings.detach_key,
+        from_start=from_start,
     )
     record = house.registry.get(session_id)
     if attached.how == "detached":

@@ -16,7 +16,7 @@ worker 3 2
 $ crewkeep why worker | head -2 | tail -1
 verdict: HEALTHY - ...
 $ crewkeep recover worker --json | python3 -c 'import json,sys; r, = json.load(sys.stdin); print(r["verdict"], r["outcome"])'
-HEALTHY nothing
+HEALTHY nothing to do
 $ crewkeep kill worker
 worker: ... ended, 0 left
 $ pgrep -f "$CREWKEEP_HOME/.*worker"
