@@ -30,7 +30,6 @@ from crewkeep import control
 from recovery.brake import End, Park
 from recovery.reap import name_group, reap_incarnation
 
-
 #: A keeper has so long to write the end of its session after the tree is gone.
 _KEEPER_END_S = 3.0
 _LOOK_S = 0.01

@@ -17,7 +17,6 @@ from coordinator.system.processes import ProcessIdentity
 from coordinator.system.terminal import Spawned
 from coordinator.system.tree import EndReport, end_tree
 
-
 #: An agent that leaves with 0 so soon and leaves processes behind has put itself into the background.
 DAEMON_WINDOW_S = 2.0
 _READ_BYTES = 1 << 16

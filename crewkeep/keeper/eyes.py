@@ -17,6 +17,8 @@ from coordinator.sessions.model import LaunchSpec, SessionRecord
 from coordinator.system import scan
 from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import AgentProcess
+from crewkeep.process_log import say_error
+from recovery.checkpoint import iter_checkpoints
 
 #: The longest pause between two searches for the conversation while there is none.
 _LONGEST_SEARCH_S = 30.0
@@ -45,16 +47,47 @@ class Eyes:
         self._search_s = clock.monotonic_s()
         self._pause_s = 0.5
         self._quiet_count: int | None = None
+        self._checkpoints_stamp: int | None = None
+        self._seen_number = -1
+
+    def follow(self, record: SessionRecord) -> None:
+        """The agent runs, and its record says since when."""
+        self._record = record
 
     def note_output(self, data: bytes) -> None:
         """Let the adapter see what the agent wrote: some signs show only there."""
-        self._adapter.note_output(data)
+        try:
+            self._adapter.note_output(data)
+        except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
+            say_error("looking at the agent's output", error)
 
     def look(self, agent: AgentProcess) -> None:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
         self._look_at_conversation(agent)
+        self.look_at_checkpoints()
         if self.conversation is None:
             self._progress.at_prompt = self._waits_at_terminal(agent)
+
+    def look_at_checkpoints(self) -> None:
+        """Note it as work brought further if the program itself gave a checkpoint. Costs one ``stat`` if none was taken."""
+        try:
+            stamp = os.stat(self._paths.checkpoints).st_mtime_ns
+        except OSError:
+            return
+        if stamp == self._checkpoints_stamp:
+            return
+        self._checkpoints_stamp = stamp
+        try:
+            seen = self._seen_number
+            for found in iter_checkpoints(self._paths):  # newest first
+                if found.number <= seen:
+                    break
+                self._seen_number = max(self._seen_number, found.number)
+                if found.manifest is not None and found.manifest.epoch == self._record.epoch and found.manifest.why == "program":
+                    self._progress.note(fruitful=True)
+                    break
+        except (CrewkeepError, OSError):
+            return  # looked at again when it changes
 
     def _look_at_conversation(self, agent: AgentProcess) -> None:
         if self._adapter.name == GENERIC:

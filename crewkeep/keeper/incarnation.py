@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from coordinator.agents.base import get_agent
 from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context import Context, MemoryContext, SharedContext
-from coordinator.errors import CrewkeepError
+from coordinator.errors import Conflict, CrewkeepError
 from coordinator.paths import Home
 from coordinator.services.sync import CoordinatorThread
 from coordinator.sessions.conversation import Conversation, read_conversation
@@ -24,6 +24,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import cgroup, terminal
 from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.processes import identify_self
 from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.keeper.eyes import Eyes
 from crewkeep.process_log import say, say_error
@@ -61,7 +62,7 @@ class Incarnation:
         progress: Progress,
         *,
         size: tuple[int, int],
-        connect: Callable[[AgentProcess], None],
+        connect: Callable[[AgentProcess, Callable[[bytes], None]], None],
         clock: Clock = SYSTEM,
     ) -> Incarnation:
         """Start the agent of the record's epoch, on a terminal of ``size`` that ``connect`` takes over.
@@ -82,8 +83,9 @@ class Incarnation:
         agent = AgentProcess(spawned, nonce=record.nonce, group=group, clock=clock)
         progress.begin_incarnation()
         progress.note()
+        eyes = Eyes(paths, record, prepared, adapter, conversation, progress, clock)
         try:
-            connect(agent)
+            connect(agent, eyes.note_output)
             record = registry.change(
                 record.id, epoch=record.epoch, change=lambda known: _note_running(known, agent, clock.wall_s())
             )
@@ -92,7 +94,7 @@ class Incarnation:
             agent.close()
             raise
         say(f"agent {agent.identity.pid} of {record.name} ({record.id}) runs at epoch {record.epoch}")
-        eyes = Eyes(paths, record, prepared, adapter, conversation, progress, clock)
+        eyes.follow(record)
         return cls(home, record, agent, eyes, progress, settings, clock)
 
     def start_thread(self, on_superseded: Callable[[], None]) -> None:
@@ -153,6 +155,8 @@ class Incarnation:
 
 
 def _note_running(known: SessionRecord, agent: AgentProcess, now_s: float) -> SessionRecord:
+    if known.owner != identify_self():  # a second keeper of one epoch: whoever registered last goes on, the other leaves
+        raise Conflict(f"{known.name} is kept by another process", hint=f"crewkeep inspect {known.name}")
     return dataclasses.replace(
         known, phase=Phase.RUNNING, agent=agent.identity, started_at=now_s, not_before_at=None, reason=None
     )

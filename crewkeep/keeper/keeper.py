@@ -183,11 +183,19 @@ class Keeper:
         """What is due now and then: see who rules, look at the agent's work, take a checkpoint."""
         self._guard(self._look_at_record)
         if self._now is not None and not self._loop.stopped:
-            self._guard(functools.partial(self._now.eyes.look, self._now.agent))
+            self._guard(functools.partial(self._look_at_work, self._now))
             self._checkpointer.take_if_due()
         if not self._loop.stopped:
             pause_s = self._settings.heartbeat_interval_s if self._now is not None else _PAUSED_TICK_S
             self._loop.call_later(pause_s, self._tick)
+
+    def _look_at_work(self, now: Incarnation) -> None:
+        try:
+            now.eyes.look(now.agent)
+        except Conflict:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
+            say_error("looking at the agent's work", error)
 
     def _look_at_record(self) -> None:
         """See whether a newer incarnation came, or somebody stops the session while no agent runs. Costs one ``stat``."""
@@ -228,6 +236,9 @@ class Keeper:
         self._terminal.disconnect()
         self._now = None
         say(f"agent {agent.identity.pid} ended: code {status.exit_code}, signal {status.exit_signal}")
+        self._end_tree(now)
+        now.stop_thread()  # its last look shows what was committed until the end
+        now.eyes.look_at_checkpoints()
         ended = Ended(
             cause=EndCause.EXITED if status.exit_signal is None else EndCause.SIGNALLED,
             exit_code=status.exit_code,
@@ -235,8 +246,6 @@ class Keeper:
             fruitful=self._progress.fruitful,
             held=agent.age_s >= brake.HELD_AFTER_S,
         )
-        self._end_tree(now)
-        now.stop_thread()
         facts = {"exit_code": status.exit_code, "exit_signal": status.exit_signal, "fruitful": ended.fruitful}
         self._tell_journal("noticed", {"what": "the agent ended", "by": "keeper", "at": noticed_at, **facts})
         self._decide(ended, status)
@@ -372,8 +381,12 @@ class Keeper:
             self._give_up()
         elif known.phase is Phase.STOPPING:
             self._finish(End(outcome=Outcome.STOPPED), ExitStatus())
-        else:
+        elif known.phase in (Phase.ENDED, Phase.PARKED):
             self._leave(known, ExitStatus())
+        else:  # another keeper of the same epoch has it
+            self._terminal.close(remove=False)
+            self._patrol.close()
+            self._loop.stop()
 
     def _on_term(self, number: int) -> None:
         """End the agent, leave the session to be recovered. Bounded: a second signal, or the time, ends it at once."""

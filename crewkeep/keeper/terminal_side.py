@@ -41,6 +41,7 @@ class TerminalSide:
         """Begin to listen. Raises ``StorageError``."""
         self._loop, self._paths, self._output, self._progress = loop, paths, output, progress
         self._agent: AgentProcess | None = None
+        self._look: Callable[[bytes], None] = lambda data: None
         self._input: collections.deque[bytes] = collections.deque()
         self._input_bytes = 0
         handlers = Handlers(
@@ -55,9 +56,9 @@ class TerminalSide:
         #: Rows and columns for the next agent.
         self.size = self.server.size or size
 
-    def connect(self, agent: AgentProcess) -> None:
-        """Serve this agent's terminal from now on."""
-        self._agent = agent
+    def connect(self, agent: AgentProcess, look: Callable[[bytes], None]) -> None:
+        """Serve this agent's terminal from now on; ``look`` sees what it prints before anybody else."""
+        self._agent, self._look = agent, look
         self._input.clear()
         self._input_bytes = 0
         self._loop.watch(agent.master_fd, READ, self._on_ready)
@@ -100,6 +101,7 @@ class TerminalSide:
 
     def _show(self, data: bytes) -> None:
         self._progress.note_output(len(data))
+        self._look(data)
         self.server.broadcast(data)
 
     def _type(self, data: bytes) -> None:

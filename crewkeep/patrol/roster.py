@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.errors import CrewkeepError
-from coordinator.system import processes
+from coordinator.system import processes, sockets
 from coordinator.system.processes import ProcessIdentity
 from crewkeep.loop import READ, Loop
 from crewkeep.process_log import say
 
 _MESSAGE_LIMIT_BYTES = 4 << 20
-_BACKLOG_LIMIT = 4096
+_VISITOR_LIMIT = 4096
+_ACCEPT_PAUSE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -61,8 +62,7 @@ class Roster:
         self.watched: dict[str, Watched] = {}
         #: Of every session that was ever registered and has not left, by session id.
         self.secrets: dict[str, dict[str, str]] = {}
-        listener.setblocking(False)
-        loop.watch(listener.fileno(), READ, self._on_visit)
+        self._listen()
 
     def close(self) -> None:
         """Let everybody go."""
@@ -74,21 +74,22 @@ class Roster:
         self._listener.close()
 
     def _on_visit(self, ready: int) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # out of descriptors: the visitor stays in the backlog until some are free
-                say(f"cannot accept: {error}")
-                return
-            if len(self._visitors) >= _BACKLOG_LIMIT:
-                connection.close()
-                continue
-            connection.setblocking(False)
-            visitor = _Visitor(connection)
-            self._visitors[connection.fileno()] = visitor
-            self._loop.watch(connection.fileno(), READ, functools.partial(self._on_words, visitor))
+        try:
+            while (connection := sockets.accept(self._listener)) is not None:
+                if len(self._visitors) >= _VISITOR_LIMIT:
+                    connection.close()
+                    continue
+                visitor = _Visitor(connection)
+                self._visitors[connection.fileno()] = visitor
+                self._loop.watch(connection.fileno(), READ, functools.partial(self._on_words, visitor))
+        except OSError as error:  # out of descriptors: the next second may be better
+            say(f"cannot accept: {error}")
+            self._loop.forget(self._listener.fileno())
+            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
+
+    def _listen(self) -> None:
+        if not self._loop.stopped:
+            self._loop.watch(self._listener.fileno(), READ, self._on_visit)
 
     def _on_words(self, visitor: _Visitor, ready: int = READ) -> None:
         try:
