@@ -122,6 +122,8 @@ class _Visit:
         self._epoch: int | None = None
         self._input_open = True
         self._last_typed = b""
+        #: Pressed before the first keeper answered.
+        self._typed_ahead = b""
         self._interrupted = False
         self._hold_until_s = 0.0
         self._lost_at_s = time.monotonic()
@@ -153,7 +155,7 @@ class _Visit:
                 reads.append(connection)
             if self._outgoing:
                 writes.append(connection)
-        if self._input_open and (connection is not None or person.reads_keys) and len(self._outgoing) < _READ_BYTES:
+        if self._input_open and (self._greeted or person.reads_keys) and len(self._outgoing) < _READ_BYTES:
             reads.append(person.stdin_fd)
         if person.pending_bytes:
             writes.append(person.out_fd)
@@ -284,6 +286,11 @@ class _Visit:
 
     def _greet(self, words: dict[str, Any]) -> None:
         self._greeted = True
+        if self._offset is None and isinstance(offset := words.get("offset"), int):
+            self._offset = offset  # where the replay ends
+        if self._typed_ahead:
+            self._say(Kind.INPUT, self._typed_ahead)
+            self._typed_ahead = b""
         epoch, name = words.get("epoch"), self._record.name
         if self._epoch is None:
             if self._person.reads_keys:
@@ -339,6 +346,8 @@ class _Visit:
         if at != 0 and self._greeted:
             self._last_typed = data[:at][-1:]
             self._say(Kind.INPUT, data[:at])
+        elif self._epoch is None:
+            self._typed_ahead = (self._typed_ahead + data[:at])[:_READ_BYTES]
         if at is not None:
             self._say(Kind.DETACH)
             self._result = Attached(how="detached")

@@ -22,6 +22,8 @@ from coordinator.system import failpoints, files
 
 #: A log is cut into so many segments, so that dropping the oldest loses little at once.
 _SEGMENT_COUNT = 8
+#: Each restart begins a segment; with more than so many, small neighbours are joined.
+_JOIN_ABOVE = 32
 _SUFFIX = ".raw"
 _READ_LIMIT_BYTES = 1 << 20
 _SIZE_NAME = "size"
@@ -174,11 +176,27 @@ class OutputLog:
     def _begin_segment(self, start: int) -> None:
         self._close_segment()
         os.makedirs(self._directory, 0o700, exist_ok=True)
+        self._join_small()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self._path(start), flags, 0o600)
         os.ftruncate(self._fd, 0)  # one of this name holds nothing of ours: no byte is known at or behind `start`
         self._start = start
         self._drop_oldest()
+
+    def _join_small(self) -> None:
+        """Put small neighbours into one file. The first grows before the second goes: readers see each byte once."""
+        segments = self._list_segments()
+        if len(segments) <= _JOIN_ABOVE:
+            return
+        at, held = segments[0]
+        for start, size in segments[1:]:
+            if at + held == start and held + size <= self._segment_bytes:
+                data = self._read_segment(at, 0, held) + self._read_segment(start, 0, size)
+                files.replace_durably(self._path(at), data, durable=False)
+                files.remove_quietly(self._path(start))
+                held += size
+            else:
+                at, held = start, size
 
     def _drop_oldest(self) -> None:
         """Make room for the segment that begins."""
