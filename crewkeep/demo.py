@@ -33,9 +33,9 @@ from crewkeep.demo_worker import PREFIX, is_prime, read_ledger
 
 NAMES = ("ada", "ben", "cleo", "dan")
 WORKSPACE = "demo"
-TASK_COUNT, TASK_SIZE = 48, 2000
+TASK_COUNT, TASK_SIZE = 60, 2000
 #: Tasks done when the agent, and later the keeper, is killed.
-_KILL_AGENT_AT, _KILL_KEEPER_AT = 12, 24
+_KILL_AGENT_AT, _KILL_KEEPER_AT = 14, 32
 #: Far longer than it takes; then something is wrong and the demo says what.
 _LIMIT_S = 60.0
 _LOOK_S, _FRAME_S = 0.002, 0.1
@@ -125,6 +125,7 @@ class _Demo:
             self._wait(lambda: self._count_done(context) == TASK_COUNT, context, "the last task")
             self._wait(lambda: all(one.phase is Phase.ENDED for one in self._look().values()), context, "the sessions' ends")
             self._say("the board is done; every acknowledged write is looked up")
+            self._next_frame_s = 0.0
             self._draw(context)
             self._check(context)
         finally:

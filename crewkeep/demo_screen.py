@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("cyan", "yellow", "green", "blue")
 _HEIGHT_OF_HISTORY = 10
-_ROW_LENGTH = 24
+_ROW_LENGTH = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from coordinator.errors import VersionConflict
 
 PREFIX = "tasks/"
 #: Pieces that a task is worked on in, and the pause after each: the demo shall be watched, not raced.
-_PIECES, _PAUSE_S = 3, 0.12
+_PIECES, _PAUSE_S = 3, 0.15
 
 
 def main() -> None:
