@@ -38,7 +38,7 @@ from coordinator.system import processes
 from coordinator.system.clock import SYSTEM, Clock
 
 #: No wait is longer, so that every thread sees the breaker in time even if nobody rings.
-_LONGEST_TICK_S = 0.8 * BREAKER_QUIET_S
+_LONGEST_TICK_S = 0.9 * BREAKER_QUIET_S
 #: The poll without a bell, and after failures.
 _FIRST_POLL_S = 0.05
 
@@ -218,9 +218,8 @@ class CoordinatorThread:
             self._look_at_record()
             if self.superseded is not None:
                 return False
-            if last:
-                self._next_beat_s = 0.0
-            self._beat_if_due()
+            if last or self._clock.monotonic_s() >= self._next_beat_s:
+                self._beat()
             self._is_quiet = not self._may_sync()
             return False if self._is_quiet else self._pull()
         except Superseded as error:
@@ -235,7 +234,7 @@ class CoordinatorThread:
 
     def _wait(self, seen: int | None, moved: bool) -> None:
         """Wait for the next turn: for a ring if anybody watches, else for the tick."""
-        tick_s = min(self._settings.heartbeat_interval_s, _LONGEST_TICK_S) * random.uniform(0.85, 1.0)
+        tick_s = min(self._settings.heartbeat_interval_s, _LONGEST_TICK_S) * random.uniform(0.9, 1.0)
         if self._is_quiet or not self._views:
             self._wake.wait(tick_s)
             self._wake.clear()
@@ -366,6 +365,7 @@ class CoordinatorThread:
     # The heartbeat and the right to act
 
     def _beat_if_due(self) -> None:
+        """In the middle of handing out: look again whether to go on at all, and show that one lives."""
         now_s = self._clock.monotonic_s()
         if now_s >= self._next_beat_s:
             self._look_at_record()

@@ -11,8 +11,9 @@ from typing import Any
 
 from coordinator import sealed
 from coordinator.errors import Damaged
-from coordinator.paths import SessionPaths
-from coordinator.sessions.fence import fenced
+from coordinator.paths import Home, SessionPaths
+from coordinator.sessions.aside import set_aside
+from coordinator.sessions.fence import fenced, session_lock
 from coordinator.sessions.journal import Journal
 from coordinator.system.clock import SYSTEM, Clock
 
@@ -69,3 +70,31 @@ def write_conversation(paths: SessionPaths, conversation: Conversation, *, epoch
     with fenced(paths, epoch):
         Journal(paths, clock).append_locked("conversation", conversation.encode(), epoch=epoch)
         sealed.write_sealed(paths.conversation, CONVERSATION_KIND, CONVERSATION_FORMAT, conversation.encode())
+
+
+def rebuild_conversation(home: Home, session_id: str, clock: Clock = SYSTEM) -> Conversation | None:
+    """Mend a damaged conversation from the journal; the damaged file is set aside first.
+
+    Returns the conversation in force, or ``None`` when none was found yet or the journal holds none: then nothing was
+    touched. Raises ``FormatTooNew``, ``NotFound``, ``StorageError``, ``Busy``.
+    """
+    paths = home.session(session_id)
+    with session_lock(paths):
+        try:
+            if (found := read_conversation(paths)) is not None:
+                return found
+        except Damaged as error:
+            damage: Damaged | None = error
+        else:
+            damage = None
+        last = Journal(paths, clock).read().find_last("conversation")
+        if last is None:
+            return None
+        try:
+            conversation = Conversation.decode(last.body)
+        except (KeyError, ValueError):
+            return None
+        if damage is not None:
+            set_aside(home, paths.conversation, damage.reason, session_id)
+        sealed.write_sealed(paths.conversation, CONVERSATION_KIND, CONVERSATION_FORMAT, conversation.encode())
+        return conversation

@@ -34,6 +34,8 @@ _PADDING = bytes(BEAT_SIZE_BYTES - _LAYOUT.size - _CHECKSUM.size)
 _AT_PROMPT, _NEEDS_USER, _FRUITFUL = 1, 2, 4
 #: A reader that meets a write half-way looks again so often.
 _READ_TRIES = 5
+#: Writes between two looks whether the file was set aside by somebody.
+_CHECK_EVERY = 3
 
 
 class HeartbeatFile:
@@ -43,6 +45,7 @@ class HeartbeatFile:
         self._path = path
         self._fd: int | None = None
         self._inode = 0
+        self._writes_unchecked = 0
 
     def write(self, beat: Beat) -> None:
         """Replace the beat. Raises ``Superseded`` if a newer epoch beats already, ``StorageError``."""
@@ -88,7 +91,14 @@ class HeartbeatFile:
             self._fd = None
 
     def _open(self) -> int | None:
-        """Return the descriptor of what is at the path now, ``None`` if nothing is."""
+        """Return the descriptor of what is at the path now, ``None`` if nothing is.
+
+        Whether the file is still that one is looked at every few writes only: a look costs as much as a beat.
+        """
+        if self._fd is not None and self._writes_unchecked < _CHECK_EVERY:
+            self._writes_unchecked += 1
+            return self._fd
+        self._writes_unchecked = 0
         try:
             inode = os.stat(self._path, follow_symlinks=False).st_ino
         except FileNotFoundError:

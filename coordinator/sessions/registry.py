@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from coordinator import sealed
 from coordinator.config import LOCK_TIMEOUT_S
 from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, NotFound, Refused, StorageError
 from coordinator.ids import ID_PATTERN, check_name, new_id, new_nonce
 from coordinator.paths import Home, SessionPaths
+from coordinator.sessions.aside import set_aside
 from coordinator.sessions.fence import check_epoch, fenced, session_lock
 from coordinator.sessions.journal import Journal
 from coordinator.sessions.launch import check_launch
@@ -44,12 +43,10 @@ from coordinator.sessions.model import (
     Restart,
     SessionRecord,
 )
+from coordinator.sessions.records import decode_launch, decode_record, make_name, name_taken, version_of
 from coordinator.system import failpoints, files, locks
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import ProcessIdentity
-
-#: Programs that only run what their first argument names.
-_RUNNERS = re.compile(r"(python[0-9.]*|node|bash|sh|dash|zsh|ruby|perl|env|npx|uv|uvx)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +92,9 @@ class Registry:
         with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S):
             holders = self._list_name_holders()
             if name is None:
-                name = _make_name(launch.argv, holders)
+                name = make_name(launch.argv, holders)
             elif name in holders:
-                raise _name_taken(name, holders[name])
+                raise name_taken(name, holders[name])
             now_s = self._clock.wall_s()
             record = SessionRecord(
                 id=self._find_free_id(now_s),
@@ -148,13 +145,13 @@ class Registry:
 
     def get(self, session_id: str) -> SessionRecord:
         """Return the record. Raises ``NotFound``, ``Damaged``, ``FormatTooNew``, ``StorageError``."""
-        return _decode_record(self._read_body(session_id), self._paths_of(session_id))
+        return decode_record(self._read_body(session_id), self._paths_of(session_id))
 
     def get_launch(self, session_id: str) -> LaunchSpec:
         """Return the session's launch. Raises ``NotFound``, ``Damaged``, ``FormatTooNew``, ``StorageError``."""
         paths = self._paths_of(session_id)
         body = sealed.read_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT)
-        return _decode_launch(body, paths)
+        return decode_launch(body, paths)
 
     def list_all(self) -> list[SessionRecord | Damage]:
         """Return every session, oldest first; one whose record cannot be read as ``Damage``."""
@@ -198,7 +195,7 @@ class Registry:
         """
         paths = self._paths_of(session_id)
         with fenced(paths, epoch) as body:
-            before = _decode_record(body, paths)
+            before = decode_record(body, paths)
             after = change(before)
             assert (after.id, after.epoch, after.nonce) == (before.id, before.epoch, before.nonce), (
                 "only raise_epoch makes incarnations"
@@ -215,7 +212,7 @@ class Registry:
         """
         paths = self._paths_of(session_id)
         with fenced(paths, epoch) as body:
-            yield _decode_record(body, paths)
+            yield decode_record(body, paths)
 
     def set_launch(self, session_id: str, launch: LaunchSpec, *, epoch: int) -> None:
         """Replace how the session is launched, as the incarnation ``epoch``. Raises as ``change`` does."""
@@ -247,7 +244,7 @@ class Registry:
         paths = self._paths_of(session_id)
         with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S), session_lock(paths):
             body = self._read_body(session_id)
-            before = _decode_record(body, paths)
+            before = decode_record(body, paths)
             check_epoch(paths, body, expected)
             if phase is not None and before.phase is not phase:
                 raise Conflict(
@@ -259,7 +256,7 @@ class Registry:
             if before.phase is Phase.ENDED:
                 holders = self._list_name_holders()
                 if before.name in holders:
-                    raise _name_taken(before.name, holders[before.name])
+                    raise name_taken(before.name, holders[before.name])
             after = dataclasses.replace(
                 before,
                 epoch=before.epoch + 1,
@@ -290,14 +287,14 @@ class Registry:
             last = content.find_last("record")
             try:
                 record = self.get(session_id)
-                if last is None or record.version >= _version_of(last.body) - 1:
+                if last is None or record.version >= version_of(last.body) - 1:
                     return record
                 damage = Damaged(f"{paths.record} went back in time", path=str(paths.record), reason="rolled-back")
             except Damaged as error:
                 damage = error
             if last is None:
                 return None
-            rebuilt = _decode_record(last.body, paths)
+            rebuilt = decode_record(last.body, paths)
             proven = max((entry.epoch for entry in content.entries), default=1)
             epoch = max(rebuilt.epoch, proven) + content.damaged_after["record"]
             rebuilt = dataclasses.replace(rebuilt, epoch=epoch)
@@ -316,7 +313,7 @@ class Registry:
             last = Journal(paths, self._clock).read().find_last("launch")
             if last is None:
                 return None
-            launch = _decode_launch(last.body, paths)
+            launch = decode_launch(last.body, paths)
             if damage.reason != "missing":
                 set_aside(self.home, paths.launch, damage.reason, session_id)
             sealed.write_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT, last.body)
@@ -325,12 +322,12 @@ class Registry:
     def find_rollback(self, session_id: str) -> Damaged | None:
         """Tell whether the record is older than its journal says it was (by more than one write cut short)."""
         paths = self._paths_of(session_id)
-        version = _version_of(self._read_body(session_id))
+        version = version_of(self._read_body(session_id))
         last = Journal(paths, self._clock).read_tail().find_last("record")
-        if last is None or version >= _version_of(last.body) - 1:
+        if last is None or version >= version_of(last.body) - 1:
             return None
         return Damaged(
-            f"{paths.record} is at version {version}, its journal at {_version_of(last.body)}",
+            f"{paths.record} is at version {version}, its journal at {version_of(last.body)}",
             hint=f"crewkeep recover {session_id}",
             path=str(paths.record),
             reason="rolled-back",
@@ -368,7 +365,7 @@ class Registry:
                 continue
             paths = self._paths_of_id(session_id)
             try:
-                yield _decode_record(sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT), paths)
+                yield decode_record(sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT), paths)
             except CrewkeepError as error:
                 if paths.path.is_dir():  # else it was removed while we looked
                     yield Damage(id=session_id, error=error)
@@ -432,70 +429,4 @@ class Registry:
         return after
 
 
-def set_aside(home: Home, path: Path, reason: str, session_id: str) -> Path:
-    """Move a damaged file to the home's quarantine, durably, with a note of the reason; returns where it is now."""
-    directory = home.quarantine / session_id
-    files.make_directory(directory)
-    number = 1
-    while (target := directory / f"{path.name}.damaged-{number}").exists():
-        number += 1
-    files.replace_durably(target.with_name(target.name + ".reason"), f"{reason}: was {path}\n".encode("utf-8", "surrogateescape"))
-    try:
-        os.rename(path, target)
-    except OSError as error:
-        raise StorageError.from_os(error, "set aside", path) from error
-    files.sync_directory(directory)
-    files.sync_directory(path.parent)
-    return target
-
-
-def _decode_record(body: sealed.Body, paths: SessionPaths) -> SessionRecord:
-    try:
-        record = SessionRecord.decode(body)
-        if record.id != paths.path.name:
-            raise ValueError(f"it is the record of {record.id}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong_shape(paths.record, error) from error
-    return record
-
-
-def _decode_launch(body: sealed.Body, paths: SessionPaths) -> LaunchSpec:
-    try:
-        return LaunchSpec.decode(body)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong_shape(paths.launch, error) from error
-
-
-def _wrong_shape(path: Path, error: Exception) -> Damaged:
-    return Damaged(f"{path} has the wrong shape ({error})", hint="run `crewkeep doctor`", path=str(path), reason="wrong-shape")
-
-
-def _version_of(body: sealed.Body) -> int:
-    version = body.get("version")
-    return version if isinstance(version, int) else 0
-
-
-def _name_taken(name: str, holder: str) -> Refused:
-    return Refused(
-        f"the name {name!r} is held by session {holder}, which has not ended",
-        hint=f"crewkeep attach {name}, or: crewkeep stop {name} && crewkeep rm {name}, or choose another name",
-        name=name,
-        holder=holder,
-    )
-
-
-def _make_name(argv: tuple[str, ...], taken: Mapping[str, str]) -> str:
-    """Return a free name made from the command."""
-    program = os.path.basename(argv[0])
-    if _RUNNERS.fullmatch(program) and len(argv) > 1 and not argv[1].startswith("-"):
-        program = os.path.basename(argv[1])
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.splitext(program)[0]).strip("-._")[:48]
-    try:
-        check_name(stem)
-    except InvalidInput:
-        stem = "session"
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    return name
+__all__ = ["Damage", "Registry", "set_aside"]

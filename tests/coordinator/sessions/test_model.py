@@ -42,7 +42,16 @@ RECORD = SessionRecord(
     starts=(Start(at=100.0, epoch=1),),
 )
 BEAT = Beat(
-    session=RECORD.id, epoch=1, seq=1, boot_id="b", monotonic_s=1.0, boottime_s=1.0, wall_s=1.0, progress_count=1, progress_monotonic_s=1.0, progress_wall_s=1.0
+    session=RECORD.id,
+    epoch=1,
+    seq=1,
+    boot_id="b",
+    monotonic_s=1.0,
+    boottime_s=1.0,
+    wall_s=1.0,
+    progress_count=1,
+    progress_monotonic_s=1.0,
+    progress_wall_s=1.0,
 )
 ALIVE = Sight(owner=Liveness.ALIVE, agent=Liveness.ALIVE, beat=BEAT, beat_age_s=0.5, progress_age_s=0.5)
 
@@ -105,13 +114,16 @@ def test_an_interrupted_session_is_never_done() -> None:
     progress_age_s=st.none() | st.floats(-1e6, 1e6),
     known_owner=st.booleans(),
 )
-def test_every_record_and_sight_has_a_state(phase, outcome, hosting, owner, agent, recoverer, beat, beat_age_s, progress_age_s, known_owner) -> None:
+def test_every_record_and_sight_has_a_state(
+    phase, outcome, hosting, owner, agent, recoverer, beat, beat_age_s, progress_age_s, known_owner
+) -> None:
     record = dataclasses.replace(RECORD, phase=phase, outcome=outcome, hosting=hosting, owner=SOMEBODY if known_owner else None)
     sight = Sight(owner=owner, agent=agent, recoverer=recoverer, beat=beat, beat_age_s=beat_age_s, progress_age_s=progress_age_s)
     found, _ = derive_state(record, sight, lease_s=5, quiet_after_s=5, hang_after_s=30, now_s=150, start_timeout_s=20)
     assert found in State
     if found is State.DONE:
-        assert phase is Phase.ENDED and outcome is Outcome.DONE
+        assert phase is Phase.ENDED
+        assert outcome is Outcome.DONE
 
 
 def test_records_and_launches_come_back_from_their_encoding() -> None:
@@ -120,7 +132,9 @@ def test_records_and_launches_come_back_from_their_encoding() -> None:
     assert LaunchSpec.decode(launch.encode()) == launch
 
 
-@pytest.mark.parametrize("change", [{"epoch": 0}, {"epoch": "1"}, {"phase": "odd"}, {"command": "text"}, {"owner": {"pid": -1}}, {"version": None}])
+@pytest.mark.parametrize(
+    "change", [{"epoch": 0}, {"epoch": "1"}, {"phase": "odd"}, {"command": "text"}, {"owner": {"pid": -1}}, {"version": None}]
+)
 def test_a_record_of_the_wrong_shape_is_refused(change: dict) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         SessionRecord.decode(RECORD.encode() | change)
