@@ -15,6 +15,7 @@ Not promised: order between shards; anything about files deleted underneath open
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -326,9 +327,11 @@ class Shard:
             failpoints.hit("shard.flush")
             files.sync_data(view.fd)
         except OSError as error:
-            # The kernel may have dropped the bytes and will report success next time: never tried again on this handle.
-            self._failed = error
             self._truncate_quietly(view)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                # The kernel may have dropped the bytes and will report success next time, and the disk may have harmed
+                # what shares a block with them: never tried again on this handle. A full disk harms nothing that was there.
+                self._failed = error
             raise self._describe_failure(error) from error
 
     def _truncate(self, view: View) -> None:

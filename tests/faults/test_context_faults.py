@@ -1,0 +1,775 @@
+"""The shared context under faults: killed at every failpoint, every call failing once, cut, flipped, rebooted.
+
+After each of them: what was acknowledged is there, what was not is there wholly or not at all, and ``check`` is clean -
+or the damage is said, and repaired on request without deleting anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import make_environment
+
+from coordinator.context import SharedContext, compaction
+from coordinator.context.base import ContextBase
+from coordinator.context.control import PAGE_BYTES
+from coordinator.context.shard import Shard
+from coordinator.errors import CrewkeepError, Damaged, FormatTooNew, InvalidInput, RevisionCompacted, StorageError, Superseded
+from coordinator.sessions.model import Writer
+from coordinator.system import failpoints, files
+
+#: What the script below does to a context, with compaction after every few commits. Prints what was acknowledged.
+SCRIPT = """
+import json, os, sys
+from coordinator.context import SharedContext, compaction
+from coordinator.sessions.model import Writer
+
+compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = 4000, 1000, 5
+
+def say(*what):
+    os.write(1, (json.dumps(what) + "\\n").encode())
+
+context = SharedContext.open(sys.argv[1], shards=2, writer=Writer(session="s", name="s", epoch=1))
+context.set_rule("n", "sum")
+for number in range(130):
+    context.update("n", delta=1)
+    say("n", number + 1)
+    if number % 30 == 0:
+        context.put(f"k{number}", "x" * 300, expected_version=0)
+        say(f"k{number}", "x" * 300)
+context.delete("k0", expected_version=1)
+say("k0", None)
+context.fence("other", 5)
+say("fence", 5)
+"""
+
+
+def run_script(directory: Path, armed: str) -> tuple[int, dict[str, object]]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(directory)],
+        capture_output=True,
+        env=make_environment(None, {"CREWKEEP_FAILPOINTS": armed}),
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    return done.returncode, dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+def assert_acknowledged(context: ContextBase, acknowledged: dict[str, object]) -> None:
+    total = acknowledged.get("n", 0)
+    assert isinstance(total, int)
+    for key, value in acknowledged.items():
+        if key in ("n", "fence"):
+            continue
+        entry = context.get(key)
+        assert (entry.value if entry else None) in (value, *([None] if key == "k0" else [])), key
+    entry = context.get("n")
+    found = entry.value if entry else 0
+    assert found in (total, total + 1), "the one that was not acknowledged may be there, no more"
+    assert [entry.value for entry in context.history("n")] == list(range(found, max(0, found - 50), -1))
+
+
+def count_places(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    """Run the script in this process and count the hits of every failpoint."""
+    counts: Counter[str] = Counter()
+    before = compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT
+    argv, write = sys.argv, os.write
+    try:
+        sys.argv = ["script", str(tmp_path_factory.mktemp("places") / "context")]
+        os.write = lambda fd, data: len(data) if fd == 1 else write(fd, data)
+        with failpoints.observe(lambda name: counts.update([name])):
+            exec(compile(SCRIPT, "script", "exec"), {})
+    finally:
+        sys.argv, os.write = argv, write
+        compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = before
+    return counts
+
+
+#: Every place that a context passes on its way; a test below sees to it that none is missing.
+PLACES = [
+    "files.mkdir",
+    "files.sync_directory",
+    "files.fsync",
+    "files.write",
+    "files.open",
+    "files.rename",
+    "files.read",
+    "locks.open",
+    "locks.flock",
+    "control.open",
+    "control.write",
+    "shard.open",
+    "shard.read",
+    "shard.recover",
+    "shard.append",
+    "shard.write",
+    "shard.flush",
+    "compaction.open",
+    "compaction.flush",
+    "compaction.rename",
+    "compaction.renamed",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    return count_places(tmp_path_factory)
+
+
+def test_every_place_is_known(places: Counter[str]) -> None:
+    assert set(places) == set(PLACES)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_at_every_place_nothing_acknowledged_is_lost(tmp_path: Path, places: Counter[str], place: str) -> None:
+    hits = places[place]
+    for nth in sorted({1, 2, hits // 2, hits} & set(range(1, hits + 1))):
+        directory = tmp_path / str(nth)
+        code, acknowledged = run_script(directory, f"{place}=kill@{nth}")
+        assert code == -signal.SIGKILL, f"{place} was not hit {nth} times"
+        with SharedContext.open(directory, shards=2) as context:
+            assert context.check() == []
+            assert_acknowledged(context, acknowledged)
+            for key in ("n", "new", "k0"):
+                assert context.put(key, "after", unconditional=True).value == "after"
+            assert context.check() == []
+
+
+# every call fails once
+
+
+def try_everything(context: ContextBase, acknowledged: dict[str, object]) -> None:
+    for number in range(4):
+        context.put("a", number, unconditional=True)
+        acknowledged["a"] = number
+    context.put("b", "x" * 5000, unconditional=True)
+    acknowledged["b"] = "x" * 5000
+    context.fence("other", 3)
+    context.delete("b", unconditional=True)
+    acknowledged["b"] = None
+    context.snapshot()
+    list(context.watch("", 0, timeout_s=0))
+
+
+@pytest.mark.parametrize("error_name", ["ENOSPC", "EIO", "EROFS", "EMFILE", "EINTR"])
+def test_whatever_call_fails_the_error_is_ours_and_nothing_acknowledged_is_lost(tmp_path: Path, error_name: str) -> None:
+    number = getattr(errno, error_name)
+    causes: set[str] = set()
+    for nth in range(1, 1000):
+        hits, failed_at = 0, ""
+
+        def fail(name: str) -> None:
+            nonlocal hits, failed_at
+            if name in ("shard.recover", "shard.cut", "compaction.renamed"):
+                return  # a place between two calls: nothing there can fail
+            hits += 1
+            if hits == nth:  # noqa: B023
+                failed_at = name
+                raise OSError(number, os.strerror(number), name)
+
+        directory = tmp_path / str(nth)
+        acknowledged: dict[str, object] = {}
+        context = None
+        try:
+            with failpoints.observe(fail):
+                context = SharedContext.open(directory, shards=1)
+                try_everything(context, acknowledged)
+        except StorageError as error:
+            causes.add(error.cause)
+        if context is not None:
+            if error_name == "ENOSPC" or failed_at not in ("files.fsync", "shard.flush"):
+                context.put("resumed", 1, unconditional=True)  # the same handle goes on once the fault is gone
+            context.close()
+        with SharedContext.open(directory, shards=1) as again:
+            assert again.check() == [], failed_at
+            assert_whole_or_absent(again, acknowledged, failed_at)
+            again.put("after", 1, unconditional=True)
+            assert again.check() == []
+        if not failed_at:
+            assert nth > 40
+            assert causes == {error_name}
+            return
+        shutil.rmtree(directory)
+    pytest.fail("the script never ended without a fault")
+
+
+def assert_whole_or_absent(context: ContextBase, acknowledged: dict[str, object], failed_at: str) -> None:
+    entry = context.get("a")
+    found = entry.value if entry else -1
+    said = acknowledged.get("a", -1)
+    assert isinstance(said, int)
+    assert found in (said, said + 1), failed_at
+    entry = context.get("b")
+    assert (entry.value if entry else None) in ((None, "x" * 5000) if "b" not in acknowledged else (acknowledged["b"], None))
+
+
+def test_a_failed_flush_is_fatal_for_the_handle_and_never_tried_again(tmp_path: Path) -> None:
+    context = SharedContext.open(tmp_path / "context", shards=1)
+    context.put("a", 1, unconditional=True)
+    flushes = 0
+
+    def fail(name: str) -> None:
+        nonlocal flushes
+        if name == "files.fsync":
+            flushes += 1
+            raise OSError(errno.EIO, "EIO")
+
+    with failpoints.observe(fail):
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                context.put("a", 2, unconditional=True)
+    assert flushes == 1
+    with pytest.raises(StorageError):
+        context.put("a", 2, unconditional=True)
+    entry = context.get("a")
+    assert entry is not None
+    assert entry.value == 1, "reading goes on"
+    with SharedContext.open(tmp_path / "context") as again:
+        assert again.put("a", 3, expected_version=1).version == 2
+    entry = context.get("a")
+    assert entry is not None
+    assert entry.value == 3
+    context.close()
+
+
+def test_a_full_disk_leaves_everything_readable_and_writing_resumes(tmp_path: Path) -> None:
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        context.put("a", 1, unconditional=True)
+        write = os.pwrite
+
+        def fill_up(fd: int, data: bytes, offset: int) -> int:
+            if len(data) > 100:
+                write(fd, data[:37], offset)  # a part of the record gets through
+                raise OSError(errno.ENOSPC, "ENOSPC")
+            return write(fd, data, offset)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", fill_up)
+            for _ in range(3):
+                with pytest.raises(StorageError) as caught:
+                    context.put("a", "x" * 1000, unconditional=True)
+                assert caught.value.cause == "ENOSPC"
+                assert [entry.value for entry in context.history("a")] == [1]
+        assert context.put("a", 2, expected_version=1).version == 2
+        assert context.check() == []
+
+
+def test_a_compaction_without_space_fails_nobodys_write(tmp_path: Path, small_compaction: None) -> None:
+    def fail(name: str) -> None:
+        if name.startswith("compaction."):
+            raise OSError(errno.ENOSPC, "ENOSPC")
+
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        with failpoints.observe(fail):
+            for number in range(200):
+                context.put("a", number, unconditional=True)
+        assert (tmp_path / "context/00/log").stat().st_size > 10_000
+        for number in range(100):
+            context.put("a", number, unconditional=True)
+        assert (tmp_path / "context/00/log").stat().st_size < 10_000
+        assert context.check() == []
+
+
+# compaction
+
+
+@pytest.fixture
+def small_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "COMPACT_ABOVE_BYTES", 4000)
+    monkeypatch.setattr(compaction, "RECENT_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(compaction, "RECENT_COUNT", 5)
+
+
+def test_compaction_keeps_history_epochs_rules_and_tombstones(tmp_path: Path, small_compaction: None) -> None:
+    with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
+        context.set_rule("n", "sum")
+        context.fence("s", 7)
+        context.put("gone", 1, unconditional=True)
+        context.delete("gone", unconditional=True)
+        for number in range(300):
+            context.put("a", number, unconditional=True)
+        assert (tmp_path / "context/00/log").stat().st_size < 15_000
+        for handle in (context, other):
+            assert [entry.value for entry in handle.history("a")] == list(range(299, 249, -1))
+            assert handle.rules() == {"n": "sum"}
+        other.adopt(Writer(session="s", name="s", epoch=6))
+        with pytest.raises(Superseded):
+            other.put("a", 1, unconditional=True)
+        other.adopt(None)
+        assert other.put("gone", 2, expected_version=0).version == 3, "no version comes back"
+        assert other.check() == []
+
+
+def test_a_watcher_over_compactions_misses_nothing_or_is_told(tmp_path: Path, small_compaction: None) -> None:
+    with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
+        watch = other.watch("", timeout_s=0)
+        for number in range(300):
+            context.put("a", number, unconditional=True)
+            assert next(watch).value == number
+        with pytest.raises(RevisionCompacted) as caught:
+            other.watch("", 1)
+        oldest = caught.value.oldest
+        assert [change.revision for change in other.watch("", oldest, timeout_s=0)] == list(range(oldest + 1, 301))
+
+
+def test_what_a_newer_program_wrote_is_left_as_it_is(tmp_path: Path, small_compaction: None) -> None:
+    from coordinator.context import codec
+    from coordinator.context.codec import Record
+
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        shard: Shard = context._shards[0]
+        shard._commit(lambda view: Record(kind=77, key="unknown", value=b"\0\xff", flags=128))
+        for number in range(200):
+            context.put("a", number, unconditional=True)
+        assert context.check() == []
+        view = shard.view()
+        scan = codec.HEADER_BYTES
+        assert view.header.generation > 1
+        kinds = {placed.record.kind: placed.record for placed in list(iter_all(view))}
+        assert (kinds[77].key, kinds[77].value, kinds[77].flags) == ("unknown", b"\0\xff", 128)
+        assert scan
+
+
+def iter_all(view: object) -> Iterator[object]:
+    from coordinator.context import codec, log
+    from coordinator.context.log import Scan
+    from coordinator.context.view import View
+
+    assert isinstance(view, View)
+    return log.iter_records(view.fd, view.header, Scan(end=codec.HEADER_BYTES, checksum=0), view.scan.end, view.path)
+
+
+# damage
+
+
+STATE = {"a": "third", "b": {"x": [1, 2]}, "c": "é" * 10}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small whole context: one shard, a few keys, a deletion, a fence."""
+    directory = tmp_path_factory.mktemp("store") / "context"
+    with SharedContext.open(directory, shards=1, writer=Writer(session="s", name="ada", epoch=2)) as context:
+        for value in ("first", "second", "third"):
+            context.put("a", value, unconditional=True)
+        context.put("b", STATE["b"], unconditional=True)
+        context.put("gone", 1, unconditional=True)
+        context.delete("gone", unconditional=True)
+        context.fence("other", 9)
+        context.put("c", STATE["c"], unconditional=True)
+    return directory
+
+
+def read_all(directory: Path) -> tuple[dict[str, object], int, bool]:
+    """Return what a program sees: the values, the version of ``a``, and whether the fence holds. Raises what opening raises."""
+    with SharedContext.open(directory, writer=Writer(session="other", name="o", epoch=8)) as context:
+        values = {key: entry.value for key, entry in context.snapshot().items()}
+        versions = [entry.version for entry in context.history("a")]
+        assert versions == list(range(len(versions), 0, -1))
+        try:
+            context.put("a", "nobody", expected_version=77)
+        except Superseded:
+            return values, len(versions), True
+        except CrewkeepError:
+            return values, len(versions), False
+    raise AssertionError("a write at a wrong version was committed")
+
+
+def change_boot(directory: Path) -> None:
+    """Let the machine have been started anew since the control pages were written."""
+    for page in directory.glob("*/control"):
+        data = bytearray(page.read_bytes())
+        if len(data) >= 24:
+            data[8:24] = bytes(16)
+            page.write_bytes(data)
+
+
+def assert_harmless_or_said(directory: Path, before: bytes, what: str) -> bool:
+    """Tell whether the damage was said. If it was, repair it: nothing that is left is wrong, and nothing was deleted."""
+    try:
+        seen = read_all(directory)
+    except (Damaged, FormatTooNew):
+        pass
+    else:
+        assert seen == (STATE, 3, True), what
+        return False
+    try:
+        with SharedContext.open(directory) as context:
+            found = context.check(repair=True)
+            assert found, what
+            assert all(finding.repaired for finding in found), what
+            assert context.check() == [], what
+            for key, entry in context.snapshot().items():
+                assert entry.value == STATE.get(key, 1) or key == "a", what
+            context.put("a", "after", unconditional=True)
+            context.put("new", 1, expected_version=0)
+    except FormatTooNew:
+        return True  # a header that proves itself and says so is left alone
+    kept = [path.read_bytes() for path in (directory / "set-aside").iterdir()]
+    assert before in kept or not before, what
+    return True
+
+
+def copy_store(store: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "copy"
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(store, target)
+    return target
+
+
+@pytest.mark.parametrize("rebooted", [False, True], ids=["same boot", "after a reboot"])
+def test_a_log_cut_at_any_length_is_noticed_and_repaired(store: Path, tmp_path: Path, rebooted: bool) -> None:
+    whole = (store / "00/log").read_bytes()
+    for length in range(len(whole)):
+        directory = copy_store(store, tmp_path)
+        (directory / "00/log").write_bytes(whole[:length])
+        if rebooted:
+            change_boot(directory)
+        assert assert_harmless_or_said(directory, whole[:length], f"cut to {length}"), f"cut to {length}, nobody said so"
+
+
+@pytest.mark.parametrize("rebooted", [False, True], ids=["same boot", "after a reboot"])
+def test_a_flipped_bit_in_the_log_is_noticed_and_repaired(store: Path, tmp_path: Path, rebooted: bool) -> None:
+    whole = (store / "00/log").read_bytes()
+    chance = random.Random(5)
+    for index in range(len(whole)):
+        directory = copy_store(store, tmp_path)
+        data = bytearray(whole)
+        data[index] ^= 1 << chance.randrange(8)
+        (directory / "00/log").write_bytes(data)
+        if rebooted:
+            change_boot(directory)
+        assert assert_harmless_or_said(directory, bytes(data), f"flipped in {index}"), f"flipped in {index}, nobody said so"
+
+
+def test_a_damaged_control_page_is_made_anew(store: Path, tmp_path: Path) -> None:
+    whole = (store / "00/control").read_bytes()
+    chance = random.Random(6)
+    for index in range(160):
+        directory = copy_store(store, tmp_path)
+        data = bytearray(whole)
+        data[index] ^= 1 << chance.randrange(8)
+        (directory / "00/control").write_bytes(data)
+        assert not assert_harmless_or_said(directory, b"", f"control flipped in {index}")
+    for length in [*range(0, 160, 4), 1000, PAGE_BYTES - 1]:
+        directory = copy_store(store, tmp_path)
+        (directory / "00/control").write_bytes(whole[:length])
+        assert not assert_harmless_or_said(directory, b"", f"control cut to {length}")
+    (directory / "00/control").unlink()
+    assert not assert_harmless_or_said(directory, b"", "control removed")
+
+
+def test_a_damaged_meta_is_set_aside_and_made_anew_from_the_logs(store: Path, tmp_path: Path) -> None:
+    whole = (store / "meta.json").read_bytes()
+    chance = random.Random(7)
+    damages = [whole[:length] for length in range(0, len(whole), 3)]
+    for index in range(len(whole)):
+        data = bytearray(whole)
+        data[index] ^= 1 << chance.randrange(8)
+        damages.append(bytes(data))
+    for number, damage in enumerate(damages):
+        directory = copy_store(store, tmp_path)
+        (directory / "meta.json").write_bytes(damage)
+        assert read_all(directory) == (STATE, 3, True), f"damage {number}"
+        if (directory / "meta.json").read_bytes() != damage:
+            assert damage in [path.read_bytes() for path in (directory / "set-aside").iterdir()]
+    (directory / "meta.json").unlink()
+    assert read_all(directory) == (STATE, 3, True)
+
+
+@pytest.mark.parametrize("missing", ["00/log", "00"])
+def test_a_missing_shard_is_never_taken_for_an_empty_one(store: Path, tmp_path: Path, missing: str) -> None:
+    directory = copy_store(store, tmp_path)
+    path = directory / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with SharedContext.open(directory) as context:
+        for act in (lambda: context.get("a"), lambda: context.put("a", 1, expected_version=0), context.snapshot):
+            with pytest.raises(Damaged) as caught:
+                act()
+            assert caught.value.reason == "missing"
+        findings = context.check()
+        assert [(finding.shard, finding.reason, finding.repaired) for finding in findings] == [(0, "missing", False)]
+
+
+def test_a_damaged_shard_leaves_the_others_in_use_and_takes_fences_from_them(tmp_path: Path) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory, shards=4) as context:
+        context.set_rule("n", "sum")
+        for number in range(20):
+            context.put(f"k{number}", number, unconditional=True)
+        context.fence("s", 4)
+        position = context.revisions()
+    (directory / "02/log").write_bytes(b"")
+    with SharedContext.open(directory, writer=Writer(session="s", name="s", epoch=3)) as context:
+        readable = 0
+        for number in range(20):
+            try:
+                context.get(f"k{number}")
+                readable += 1
+            except Damaged:
+                continue
+        assert 10 <= readable < 20
+        [finding] = context.check(repair=True)
+        assert (finding.shard, finding.reason, finding.repaired) == (2, "empty", True)
+        assert context.check() == []
+        for number in range(20):
+            with pytest.raises(Superseded):
+                context.put(f"k{number}", 0, unconditional=True)
+        assert len(context.snapshot()) == readable
+        with pytest.raises(RevisionCompacted):
+            context.watch("", 0)
+        assert list(context.watch("", position, timeout_s=0)) == [], "who had seen everything goes on"
+        context.adopt(None)
+        for number in range(20):
+            context.put(f"k{number}", 0, unconditional=True)
+        assert len(list(context.watch("", position, timeout_s=0))) == 20
+
+
+def test_a_handle_that_was_open_sees_the_repair(store: Path, tmp_path: Path) -> None:
+    directory = copy_store(store, tmp_path)
+    with SharedContext.open(directory) as context, SharedContext.open(directory) as other:
+        assert context.get("a") is not None
+        data = bytearray((directory / "00/log").read_bytes())
+        data[-3] ^= 4
+        with open(directory / "00/log", "r+b") as file:
+            file.write(data)
+        with pytest.raises(Damaged):
+            context.get("c")
+        assert [finding.reason for finding in other.check(repair=True)] == ["wrong-digest"]
+        for handle in (context, other):
+            assert handle.get("c") is None
+        assert context.put("c", 1, unconditional=True).value == 1
+        assert len(other.history("c")) == 1
+        assert other.check() == []
+
+
+def test_a_newer_format_is_refused_and_left_alone(store: Path, tmp_path: Path) -> None:
+    from coordinator.context import codec
+
+    directory = copy_store(store, tmp_path)
+    data = (directory / "00/log").read_bytes()
+    header = codec.decode_header(data)
+    assert not isinstance(header, str)
+    import dataclasses
+
+    newer = codec.encode_header(dataclasses.replace(header, format=2)) + data[codec.HEADER_BYTES :]
+    (directory / "00/log").write_bytes(newer)
+    with SharedContext.open(directory) as context:
+        for act in (
+            lambda: context.get("a"),
+            lambda: context.put("a", 1, unconditional=True),
+            lambda: context.check(repair=True),
+        ):
+            with pytest.raises(FormatTooNew):
+                act()
+    assert (directory / "00/log").read_bytes() == newer
+
+
+# reboots
+
+
+def test_after_a_reboot_everything_acknowledged_is_there(store: Path, tmp_path: Path) -> None:
+    directory = copy_store(store, tmp_path)
+    change_boot(directory)
+    assert read_all(directory) == (STATE, 3, True)
+    assert not (directory / "set-aside").exists()
+
+
+def test_a_torn_tail_after_a_reboot_is_cut_and_set_aside(store: Path, tmp_path: Path) -> None:
+    whole = (store / "00/log").read_bytes()
+    last = whole.rfind(b"\xa7CKr")
+    for tail in (b"\0", bytes(5000), whole[last : last + 40], whole[last:], b"\xa7CKr" + os.urandom(100)):
+        directory = copy_store(store, tmp_path)
+        (directory / "00/log").write_bytes(whole + tail)
+        change_boot(directory)
+        assert read_all(directory) == (STATE, 3, True)
+        assert (directory / "00/log").read_bytes() == whole
+        assert [path.read_bytes() for path in (directory / "set-aside").iterdir()] == [tail]
+        with SharedContext.open(directory) as context:
+            assert context.put("new", 1, expected_version=0).version == 1
+            assert context.check() == []
+
+
+def test_a_tail_of_the_same_boot_is_a_killed_writers_and_is_cut_by_the_next(store: Path, tmp_path: Path) -> None:
+    directory = copy_store(store, tmp_path)
+    with open(directory / "00/log", "ab") as file:
+        file.write(b"\xa7CKr half a record")
+    assert read_all(directory) == (STATE, 3, True)
+    with SharedContext.open(directory) as context:
+        context.put("new", 1, expected_version=0)
+        assert context.check() == []
+    change_boot(directory)
+    with SharedContext.open(directory) as context:
+        assert context.get("new") is not None
+
+
+def test_whole_records_behind_a_hole_are_damage_and_no_torn_tail(store: Path, tmp_path: Path) -> None:
+    """One write at a time is under way, so a torn tail is one record: more than that was acknowledged."""
+    directory = copy_store(store, tmp_path)
+    data = bytearray((directory / "00/log").read_bytes())
+    first = data.find(b"\xa7CKr")
+    data[first + 20 : first + 24] = bytes(4)
+    (directory / "00/log").write_bytes(data)
+    (directory / "00/control").unlink()
+    with SharedContext.open(directory) as context:
+        with pytest.raises(Damaged):
+            context.get("a")
+        [finding] = context.check(repair=True)
+        assert finding.repaired
+        assert [entry.value for entry in context.history("a")] == ["third", "second"]
+        assert {key: entry.value for key, entry in context.snapshot().items()} == STATE
+
+
+def test_process_mode_gives_up_what_power_loss_took_and_says_nothing_wrong(tmp_path: Path) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory, durability="process", shards=1) as context:
+        for number in range(5):
+            context.put("a", number, unconditional=True)
+    data = (directory / "00/log").read_bytes()
+    third = [index for index in range(len(data)) if data.startswith(b"\xa7CKr", index)][3]
+    (directory / "00/log").write_bytes(data[:third])
+    change_boot(directory)
+    with SharedContext.open(directory, durability="process") as context:
+        assert [entry.value for entry in context.history("a")] == [2, 1, 0]
+        assert context.check() == []
+
+
+# making and opening
+
+
+def test_a_context_is_made_with_private_modes(tmp_path: Path) -> None:
+    with SharedContext.open(tmp_path / "deep/er/context") as context:
+        context.put("a", 1, unconditional=True)
+    for path in (tmp_path / "deep").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_context_keeps_the_durability_and_shards_it_was_made_with(tmp_path: Path) -> None:
+    SharedContext.open(tmp_path / "context", shards=2, durability="process").close()
+    with pytest.raises(InvalidInput):
+        SharedContext.open(tmp_path / "context")
+    with SharedContext.open(tmp_path / "context", shards=7, durability="process") as context:
+        assert context.revisions() == {0: 0, 1: 0}
+
+
+@pytest.mark.parametrize("options", [{"durability": "maybe"}, {"shards": 0}, {"shards": 65}, {"shards": "4"}])
+def test_a_context_that_cannot_be_is_not_begun(tmp_path: Path, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        SharedContext.open(tmp_path / "context", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "context").exists()
+
+
+def test_what_must_exist_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(LookupError):
+        SharedContext.open(tmp_path / "context", must_exist=True)
+    assert not (tmp_path / "context").exists()
+
+
+def test_strange_directories_are_directories(tmp_path: Path) -> None:
+    for name in ("with space", "ünïcode", "glob*[x]?", "-dash", "new\nline"):
+        with SharedContext.open(tmp_path / name) as context:
+            context.put("a", 1, unconditional=True)
+            assert context.check() == []
+    (tmp_path / "link").symlink_to(tmp_path / "with space")
+    with SharedContext.open(tmp_path / "link") as context:
+        assert context.get("a") is not None
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    acts: list[Callable[[], object]] = []
+    before = count()
+    for _ in range(3):
+        with SharedContext.open(tmp_path / "context") as context:
+            context.put("a", 1, unconditional=True)
+            acts.append(context.check)
+            context.check(repair=True)
+    del context
+    acts.clear()
+    assert count() == before
+
+
+# power loss
+
+
+def crash_at_every_step(directory: Path, images: Path) -> tuple[int, list[str]]:
+    """Lose power at every step of some commits: the log as it was flushed last and a part of what was written since.
+
+    Returns how many times, and what acknowledged writes were lost.
+    """
+    chance = random.Random(8)
+    acknowledged: dict[str, object] = {}
+    lost: list[str] = []
+    flushed = b""
+    count = 0
+    sync = files.sync_data
+
+    def note_flush(fd: int) -> None:
+        nonlocal flushed
+        sync(fd)
+        flushed = os.pread(fd, 1 << 20, 0)
+
+    def lose_power(name: str) -> None:
+        nonlocal count
+        if failing or not (directory / "00/control").exists() or not flushed:
+            return
+        count += 1
+        failing.append(name)
+        try:
+            image = images / str(count)
+            shutil.copytree(directory, image)
+            written = (directory / "00/log").read_bytes()
+            tail = written[len(flushed) :] if written.startswith(flushed) else b""
+            kept = tail[: chance.randint(0, len(tail))]
+            (image / "00/log").write_bytes(flushed + chance.choice([kept, bytes(len(kept)), kept + bytes(len(tail) - len(kept))]))
+            change_boot(image)
+            try:
+                with SharedContext.open(image) as context:
+                    found = {key: entry.value for key, entry in context.snapshot().items()}
+                    if context.check():
+                        lost.append(f"{name}: check")
+            except Damaged as error:
+                lost.append(f"{name}: {error}")
+            else:
+                lost.extend(f"{name}: {key}" for key, value in acknowledged.items() if found.get(key) != value)
+            shutil.rmtree(image)
+        finally:
+            failing.clear()
+
+    failing: list[str] = []
+    with pytest.MonkeyPatch.context() as patch, SharedContext.open(directory, shards=1) as context:
+        patch.setattr(files, "sync_data", note_flush)
+        with failpoints.observe(lose_power):
+            for number in range(12):
+                key = f"k{number}"
+                acknowledged[key] = context.put(key, "x" * chance.randint(0, 300), expected_version=0).value
+    return count, lost
+
+
+def test_power_loss_at_any_step_takes_nothing_acknowledged(tmp_path: Path) -> None:
+    count, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
+    assert count > 60
+    assert lost == []
+
+
+def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above has teeth: with the flush planted out of all commits but the first, it finds lost writes."""
+    flush = Shard._flush
+    monkeypatch.setattr(Shard, "_flush", lambda self, view: flush(self, view) if view.index.revision == 0 else None)
+    _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
+    assert lost
