@@ -40,10 +40,17 @@ def is_ours(group: Path) -> bool:
 
 def find_group(name: str) -> Path | None:
     """Return the group ``name`` that some process of ours made, wherever it stands; ``None`` if there is none."""
+    wanted = f"{_PREFIX}{name}"
+    own = group_of(os.getpid())
+    for directory in (own, *own.parents) if own is not None else ():
+        if (directory / wanted).is_dir():
+            return directory / wanted  # a keeper's siblings: no need to walk
     mount = _mount()
-    for directory in _iter_groups(mount) if mount is not None else ():
-        if (directory / f"{_PREFIX}{name}").is_dir():
-            return directory / f"{_PREFIX}{name}"
+    for count, (at, names, _) in enumerate(os.walk(mount) if mount is not None else ()):
+        if wanted in names:
+            return Path(at) / wanted
+        if count > _LOOK_LIMIT:
+            return None
     return None
 
 

@@ -64,17 +64,18 @@ def list_processes() -> list[int]:
     return list(psutil.pids())
 
 
-def parents() -> dict[int, tuple[int, int, str]]:
-    """Return pid -> (parent, OS session, one-letter state as on Linux) of every process that can be looked at."""
+def read_row(pid: int) -> tuple[str, str, int, int, int, int] | None:
+    """Return name, one-letter state as on Linux, parent, group, OS session and start time; ``None`` if it cannot be told."""
     psutil = _psutil()
-    found: dict[int, tuple[int, int, str]] = {}
-    for process in psutil.process_iter():
-        try:
-            state = {psutil.STATUS_ZOMBIE: "Z", psutil.STATUS_STOPPED: "T"}.get(process.status(), "S")
-            found[process.pid] = (process.ppid(), os.getsid(process.pid), state)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            status = process.status()
+            state = {psutil.STATUS_ZOMBIE: "Z", psutil.STATUS_STOPPED: "T"}.get(status, "S")
+            started = int(process.create_time() * 1_000_000)
+            return str(process.name()), state, int(process.ppid()), os.getpgid(pid), os.getsid(pid), started
+    except (psutil.Error, OSError):
+        return None
 
 
 def environment(pid: int) -> dict[str, str] | None:

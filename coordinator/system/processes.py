@@ -291,6 +291,10 @@ def pid_namespace() -> int:
 
 def start_ticks(pid: int) -> int | None:
     """Return the start time of whoever has this pid, ``None`` if nobody."""
+    if sys.platform == "darwin":
+        from coordinator.system import macos
+
+        return macos.start_token(pid)
     found = read_stat(pid)
     return None if found is None else found.start_ticks
 
@@ -307,6 +311,13 @@ def name_of(pid: int) -> str:
 
 def read_stat(pid: int) -> Stat | None:
     """Return ``/proc/PID/stat``, ``None`` if there is no such process. Raises ``OSError`` if it cannot be told."""
+    if sys.platform == "darwin":
+        from coordinator.system import macos
+
+        if (row := macos.read_row(pid)) is None:
+            return None
+        name, state, parent, group, session, started = row
+        return Stat(pid, name, state, parent, group, session, 0, started)
     data = _read(f"/proc/{pid}/stat")
     return None if not data else parse_stat(data)
 

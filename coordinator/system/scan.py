@@ -40,12 +40,7 @@ def list_processes() -> list[int]:
 def read_table() -> dict[int, Stat]:
     """Return pid -> what is known of each process. Kernel threads are left out."""
     if sys.platform == "darwin":
-        from coordinator.system import macos
-
-        return {
-            pid: Stat(pid, "", state, parent, 0, session, 0, macos.start_token(pid) or 0)
-            for pid, (parent, session, state) in macos.parents().items()
-        }
+        return {pid: row for pid in list_processes() if (row := processes.read_stat(pid)) is not None}
     table = {}
     for pid in list_processes():
         data = _read(f"/proc/{pid}/stat", 4096)
