@@ -43,6 +43,6 @@ def make_keys(text: object, *, bracketed: bool, line_mode: bool) -> bytes:
             f"a line of {longest} bytes is more than the agent's terminal takes ({_LINE_LIMIT_BYTES - 1})",
             hint="put it into a file and send its path",
         )
-    if bracketed and not line_mode:
+    if bracketed and "\n" in text and not line_mode:  # one line may be a command (`:q`), which pasted would be mere text
         return _PASTE_START + data + _PASTE_END
     return data.replace(b"\n", ENTER)
