@@ -30,15 +30,15 @@ def inspect_session(session: Session, as_json: Json = False) -> None:
     if as_json:
         output.print_json(facts)
         return
-    width = max(map(len, facts))
+    width = max(len(name) for held in (facts, *facts.values()) if isinstance(held, dict) for name in held)
     for name, value in facts.items():
         if isinstance(value, dict):
             output.print_line(f"{name}:")
             for inner, held in value.items():
-                output.print_line(f"  {inner:<{width}}{_show(held)}")
+                output.print_line(f"  {inner:<{width}}  {_show(held)}")
         else:
             text = output.paint_state(str(value)) if name == "state" else _show(value)
-            output.print_line(f"{name:<{width}}  {text}")
+            output.print_line(f"{name:<{width}}    {text}")
 
 
 def explain(session: Session, as_json: Json = False) -> None:

@@ -121,7 +121,8 @@ def follow(house: House, session_id: str, *, from_start: bool = False) -> int:
     )
     record = house.registry.get(session_id)
     if attached.how == "detached":
-        output.note(f"detached; session {record.name} goes on: crewkeep attach {record.name}")
+        line_start = "\n" if sys.stdin.isatty() and sys.stderr.isatty() else ""  # the agent's cursor is somewhere in a line
+        output.note(f"{line_start}detached; session {record.name} goes on: crewkeep attach {record.name}")
         return 0
     if attached.signal:
         output.note(f"session {record.name} was ended by signal {attached.signal}")
