@@ -31,6 +31,7 @@ class Keeper:
     output: OutputLog
     typed: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    is_running: bool = True
     asking: bool = False
     line_mode: bool = False
     later: Later = field(default_factory=Later)
@@ -71,6 +72,7 @@ def start(path: Path, limit_bytes: int, epoch: int) -> Keeper:
         input=keeper.typed.append,
         resize=lambda rows, columns: keeper.sizes.append((rows, columns)),
         request=keeper.request,
+        is_running=lambda: keeper.is_running,
         is_asking=lambda: keeper.asking,
         is_line_mode=lambda: keeper.line_mode,
     )

@@ -15,10 +15,7 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +29,7 @@ from crewkeep.terminal.keys import DetachKey
 from crewkeep.terminal.modes import Modes
 from crewkeep.terminal.output import OutputLog
 from crewkeep.terminal.person import PENDING_LIMIT_BYTES, PersonsTerminal
+from crewkeep.terminal.signals import Signals, catch_signals
 
 STDERR_FD = 2
 #: While no keeper is there, the record is looked at so often.
@@ -44,7 +42,6 @@ _CONNECT_S = 0.5
 #: A full-screen program would draw over the line that names the key at once.
 _READING_S = 0.8
 _READ_BYTES = 1 << 16
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 
 class Records(Protocol):
@@ -88,7 +85,7 @@ def attach(
         raise Refused(f"session {record.name} is a program with a terminal of its own", hint=f"crewkeep inspect {record.name}")
     if record.phase is Phase.ENDED and not from_start:
         raise Refused(f"session {record.name} has ended", hint=f"crewkeep logs {record.name}")
-    with PersonsTerminal(stdin_fd, stdout_fd) as person, _signals() as signals:
+    with PersonsTerminal(stdin_fd, stdout_fd) as person, catch_signals() as signals:
         visit = _Visit(home, registry, record, person, key, signals, from_start)
         try:
             return visit.run()
@@ -106,7 +103,7 @@ class _Visit:
         record: SessionRecord,
         person: PersonsTerminal,
         key: DetachKey,
-        signals: _Signals,
+        signals: Signals,
         from_start: bool,
     ) -> None:
         self._paths = home.session(record.id)
@@ -384,53 +381,6 @@ class _Visit:
             self._lose()
             self._offset = None
             self._look()
-
-
-class _Signals:
-    """Signals as numbers in a pipe, so that they are met between two acts and never within one."""
-
-    def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _make_pipe()
-
-    def take(self) -> list[int]:
-        """Return the numbers of those that came, in order."""
-        try:
-            return list(os.read(self.fd, 256))
-        except BlockingIOError:
-            return []
-
-    def put(self, number: int, _: object = None) -> None:
-        try:
-            os.write(self._write_fd, bytes([number]))
-        except OSError:
-            return  # full: hundreds are waiting already
-
-    def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-
-@contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Catch what concerns an attached terminal; put the handlers back. Outside the main thread nothing can be caught."""
-    signals = _Signals()
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                before[number] = signal.signal(number, signals.put)
-        yield signals
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, signal.SIG_DFL if handler is None else handler)
-        signals.close()
-
-
-def _make_pipe() -> tuple[int, int]:
-    pipe = os.pipe()
-    for fd in pipe:
-        os.set_blocking(fd, False)
-    return pipe
 
 
 def _clean(text: object) -> str:

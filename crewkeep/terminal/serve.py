@@ -20,31 +20,30 @@ Not promised: that a visitor sees an end before the record says it; write the re
 
 from __future__ import annotations
 
-import collections
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from coordinator.errors import Busy, CrewkeepError, InvalidInput, Refused
+from coordinator.errors import CrewkeepError, InvalidInput
 from coordinator.system import sockets
 from crewkeep.terminal import frames
+from crewkeep.terminal.answers import Later, encode_error
 from crewkeep.terminal.frames import Frame, FrameReader, Kind
 from crewkeep.terminal.modes import Modes, Piece, Query, Question
 from crewkeep.terminal.output import OutputLog
-from crewkeep.terminal.typing_in import ENTER, make_keys
+from crewkeep.terminal.typist import Typist, make_keys
+
+__all__ = ["Handlers", "Later", "TerminalServer", "Watcher"]
 
 READ, WRITE = 1, 2  # as in `selectors`
 VISITOR_LIMIT = 64
-SEND_LIMIT = 32
 _PIECE_LIMIT_BYTES = 1 << 16
 #: A terminal that attaches is shown at most so much of the present screen's making.
 REPLAY_LIMIT_BYTES = 256 << 10
 #: A terminal that lags by more is shown the present screen instead. A copy without a terminal is given everything.
 SKIP_ABOVE_BYTES = 1 << 20
-#: Full-screen programs take a key that comes with a text as part of a paste (Codex: within 120 ms); Enter comes later.
-_ENTER_DELAY_S = 0.2
 #: How long a window has another size so that the program notices and draws anew. Arbitrary.
 _NUDGE_S = 0.06
 _ACCEPT_PAUSE_S = 1.0
@@ -60,30 +59,6 @@ class Watcher(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any: ...
 
 
-class Later:
-    """What a request handler returns when the answer takes longer: call ``answer`` or ``fail`` once, on the loop's thread."""
-
-    def __init__(self) -> None:
-        self._deliver: Callable[[dict[str, Any]], None] | None = None
-        self._answer: dict[str, Any] | None = None
-
-    def answer(self, words: dict[str, Any]) -> None:
-        """Give the answer. Only the first counts."""
-        if self._answer is None:
-            self._answer = words
-            if self._deliver is not None:
-                self._deliver(words)
-
-    def fail(self, error: CrewkeepError) -> None:
-        """Answer with an error, which is raised where it was asked."""
-        self.answer(_encode_error(error))
-
-    def _when_given(self, deliver: Callable[[dict[str, Any]], None]) -> None:
-        self._deliver = deliver
-        if self._answer is not None:
-            deliver(self._answer)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handlers:
     """What the keeper does with what visitors want. None of them may block."""
@@ -94,6 +69,8 @@ class Handlers:
     resize: Callable[[int, int], None]
     #: Answer any verb but ``send``; may raise a ``CrewkeepError`` (unknown verb: ``InvalidInput``) or return a ``Later``.
     request: Callable[[str, dict[str, Any]], dict[str, Any] | Later]
+    #: An agent is at the terminal.
+    is_running: Callable[[], bool] = lambda: True
     #: A permission prompt is open: only a person may answer it.
     is_asking: Callable[[], bool] = lambda: False
     #: The agent reads whole lines (its terminal is not raw).
@@ -137,7 +114,14 @@ class TerminalServer:
         self._visitors: dict[int, _Visitor] = {}
         self._uses = 0
         self._size = output.find_size()
-        self._sends: collections.deque[tuple[bytes, Later]] = collections.deque()
+        self._typist = Typist(
+            loop,
+            handlers.input,
+            handlers.is_running,
+            handlers.is_asking,
+            handlers.is_line_mode,
+            name=str(hello.get("name")),
+        )
         self._input_paused = False
         self._closed = False
         self._listener = sockets.listen(path)
@@ -154,6 +138,7 @@ class TerminalServer:
 
     def begin_incarnation(self, epoch: int, notice: str | None = None) -> None:
         """Say that an agent is started at ``epoch``: what an earlier one switched on is undone, and its questions forgotten."""
+        self._typist.begin_anew()
         restore = self._modes.restore()
         self._modes.forget()
         self._shown = self._begin = self._modes.offset
@@ -203,6 +188,7 @@ class TerminalServer:
         if self._closed:
             return
         self._closed = True
+        self._typist.begin_anew()
         self._loop.forget(self._listener.fileno())
         self._listener.close()
         for visitor in list(self._visitors.values()):
@@ -442,66 +428,25 @@ class TerminalServer:
     def _answer(self, visitor: _Visitor, words: dict[str, Any]) -> None:
         verb = words.pop("verb", None)
         try:
-            answer = self._send(words) if verb == "send" else self._handlers.request(str(verb), words)
+            answer = self._type_text(words) if verb == "send" else self._handlers.request(str(verb), words)
         except CrewkeepError as error:
-            answer = _encode_error(error)
+            answer = encode_error(error)
         except (KeyError, TypeError, ValueError) as error:
-            answer = _encode_error(InvalidInput(f"the keeper cannot answer {verb!r}: {error!r}", hint="see `crewkeep --help`"))
+            answer = encode_error(InvalidInput(f"the keeper cannot answer {verb!r}: {error!r}", hint="see `crewkeep --help`"))
         if isinstance(answer, Later):
-            answer._when_given(lambda given: self._deliver(visitor, given))
+            answer.when_given(lambda given: self._deliver(visitor, given))
         else:
             self._deliver(visitor, answer)
+
+    def _type_text(self, words: dict[str, Any]) -> Later:
+        later = Later()
+        keys = make_keys(words.get("text"), bracketed=self._modes.wants_paste_marks, line_mode=self._handlers.is_line_mode())
+        self._typist.take(keys, later)
+        return later
 
     def _deliver(self, visitor: _Visitor, answer: dict[str, Any]) -> None:
         if visitor.fd in self._visitors and self._visitors[visitor.fd] is visitor:
             self._queue(visitor, frames.encode(Kind.ANSWER, answer))
-
-    def _send(self, words: dict[str, Any]) -> Later:
-        """Type a text, then Enter; texts of several senders go in one after another, never mixed."""
-        self._refuse_while_asking("nothing was typed")
-        keys = make_keys(words.get("text"), bracketed=self._modes.wants_paste_marks, line_mode=self._handlers.is_line_mode())
-        if len(self._sends) >= SEND_LIMIT:
-            raise Busy(f"{SEND_LIMIT} texts are waiting to be typed already", hint="try again in a moment")
-        later = Later()
-        self._sends.append((keys, later))
-        if len(self._sends) == 1:
-            self._type_next()
-        return later
-
-    def _type_next(self) -> None:
-        while self._sends:
-            keys, later = self._sends[0]
-            try:
-                self._refuse_while_asking("nothing was typed")
-            except Refused as error:
-                self._sends.popleft()
-                later.fail(error)
-                continue
-            self._handlers.input(keys)
-            if not self._handlers.is_line_mode():
-                self._loop.call_later(_ENTER_DELAY_S, self._type_enter)
-                return
-            self._type_enter(go_on=False)
-
-    def _type_enter(self, go_on: bool = True) -> None:
-        if self._closed or not self._sends:
-            return
-        keys, later = self._sends.popleft()
-        try:
-            self._refuse_while_asking("the text was typed, Enter was not")
-            self._handlers.input(ENTER)
-            later.answer({"typed_bytes": len(keys)})
-        except Refused as error:
-            later.fail(error)
-        if go_on:
-            self._type_next()
-
-    def _refuse_while_asking(self, what: str) -> None:
-        if self._handlers.is_asking():
-            raise Refused(
-                f"the agent of session {self._hello.get('name')} asks for a permission; {what}",
-                hint=f"answer it yourself: crewkeep attach {self._hello.get('name')}",
-            )
 
 
 def _read_size(words: dict[str, Any]) -> tuple[int, int] | None:
@@ -509,10 +454,6 @@ def _read_size(words: dict[str, Any]) -> tuple[int, int] | None:
     if not isinstance(rows, int) or not isinstance(columns, int) or rows < 1 or columns < 1:
         return None
     return min(rows, 10_000), min(columns, 10_000)
-
-
-def _encode_error(error: CrewkeepError) -> dict[str, Any]:
-    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
 
 
 def _begin_at_line(data: bytes) -> bytes:

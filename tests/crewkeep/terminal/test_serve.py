@@ -215,6 +215,27 @@ def test_enter_is_not_typed_into_a_prompt_that_opened_meanwhile(keeper: Keeper) 
     assert keeper.typed == [b"yes"]
 
 
+def test_an_enter_never_goes_to_the_next_agent(keeper: Keeper) -> None:
+    def restart() -> None:
+        wait_until(lambda: keeper.typed, what="the text")
+        keeper.call(lambda: keeper.server.begin_incarnation(2))
+
+    watcher = threading.Thread(target=restart)
+    watcher.start()
+    with pytest.raises(Busy, match="ended before"):
+        control.request(keeper.paths, "send", text="yes")
+    watcher.join()
+    control.request(keeper.paths, "send", text="again")
+    assert keeper.typed == [b"yes", b"again", b"\r"]
+
+
+def test_while_no_agent_runs_nothing_is_taken_for_typed(keeper: Keeper) -> None:
+    keeper.is_running = False
+    with pytest.raises(Busy, match="no agent"):
+        control.request(keeper.paths, "send", text="yes")
+    assert keeper.typed == []
+
+
 @pytest.mark.parametrize("text", ["\x03", "a\x1b[201~b", None, "\ud800", "x" * (1 << 21), "x" * (5 << 20), "\x9b31m"])
 def test_what_is_no_plain_text_is_not_typed(keeper: Keeper, text: object) -> None:
     with pytest.raises(InvalidInput):
