@@ -48,6 +48,7 @@ class TerminalSide:
             input=self._type,
             resize=self._resize,
             request=answer,
+            is_running=lambda: self._agent is not None,
             is_asking=lambda: progress.needs_user,
             is_line_mode=lambda: self._agent is not None and not terminal.is_raw(self._agent.master_fd),
         )
