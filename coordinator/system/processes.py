@@ -24,7 +24,9 @@ import sys
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+from coordinator.system.procfs import read_small, read_stat
 
 #: `wait_gone` looks so often where the kernel cannot tell it.
 _POLL_S = 0.01
@@ -76,23 +78,6 @@ class ProcessIdentity:
         if not all(isinstance(number, int) for number in (identity.pid, identity.start_ticks)) or identity.pid < 1:
             raise ValueError("identity")
         return identity
-
-
-class Stat(NamedTuple):
-    """What ``/proc/PID/stat`` tells of a process, as far as it is used here. A tuple: a scan makes one of each process."""
-
-    pid: int
-    #: Up to 15 bytes that the process chose itself.
-    name: str
-    #: One letter: R S D T t Z X I.
-    state: str
-    parent: int
-    group: int
-    #: The OS session: the pid of its leader.
-    session: int
-    #: Device number of the controlling terminal, 0 for none.
-    terminal: int
-    start_ticks: int
 
 
 def identify(pid: int) -> ProcessIdentity | None:
@@ -274,7 +259,7 @@ def boot_id() -> str:
 
             _boot_id = macos.boot_id()
         else:
-            _boot_id = (_read("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
+            _boot_id = (read_small("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
     return _boot_id
 
 
@@ -307,35 +292,6 @@ def name_of(pid: int) -> str:
         return macos.name_of(pid)
     found = read_stat(pid)
     return "" if found is None else found.name
-
-
-def read_stat(pid: int) -> Stat | None:
-    """Return ``/proc/PID/stat``, ``None`` if there is no such process. Raises ``OSError`` if it cannot be told."""
-    if sys.platform == "darwin":
-        from coordinator.system import macos
-
-        if (row := macos.read_row(pid)) is None:
-            return None
-        name, state, parent, group, session, started = row
-        return Stat(pid, name, state, parent, group, session, 0, started)
-    data = _read(f"/proc/{pid}/stat")
-    return None if not data else parse_stat(data)
-
-
-def parse_stat(data: bytes) -> Stat:
-    """Parse ``/proc/PID/stat``. The name may hold anything, so the fields begin after the *last* parenthesis."""
-    opening, closing = data.index(b"("), data.rindex(b")")
-    fields = data[closing + 2 :].split(None, 20)
-    return Stat(
-        int(data[:opening]),
-        data[opening + 1 : closing].decode("utf-8", "replace"),
-        fields[0].decode(),
-        int(fields[1]),
-        int(fields[2]),
-        int(fields[3]),
-        int(fields[4]),
-        int(fields[19]),
-    )
 
 
 class _IsThread(Exception):
@@ -405,16 +361,19 @@ def _inode(fd: int) -> int | None:
 
 def _is_frozen(pid: int) -> bool:
     """Tell whether the process's control group is frozen; such a process shows S or D, never T."""
-    for line in (_read(f"/proc/{pid}/cgroup") or b"").decode("utf-8", "surrogateescape").splitlines():
+    for line in (read_small(f"/proc/{pid}/cgroup") or b"").decode("utf-8", "surrogateescape").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if path == "/":
             continue  # the root group cannot be frozen
         if number == "0":
             for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-                if b"frozen 1" in (_read(f"{mount}{path}/cgroup.events") or b""):
+                if b"frozen 1" in (read_small(f"{mount}{path}/cgroup.events") or b""):
                     return True
-        elif "freezer" in controllers.split(",") and (_read(f"/sys/fs/cgroup/freezer{path}/freezer.state") or b"")[:2] == b"FR":
+        elif (
+            "freezer" in controllers.split(",")
+            and (read_small(f"/sys/fs/cgroup/freezer{path}/freezer.state") or b"")[:2] == b"FR"
+        ):
             return True  # FROZEN or FREEZING, not THAWED
     return False
 
@@ -428,20 +387,6 @@ def _send_by_pid(identity: ProcessIdentity, signal_number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _read(path: str) -> bytes | None:
-    """Return a small file of the kernel's, ``None`` if it is not there (any more) or not for us."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError, PermissionError, NotADirectoryError):
-        return None
-    try:
-        return os.read(fd, 65536)
-    except ProcessLookupError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _forget_self() -> None:

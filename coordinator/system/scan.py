@@ -19,7 +19,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from coordinator.system import processes
-from coordinator.system.processes import ProcessIdentity, Stat, identify, parse_stat
+from coordinator.system.processes import ProcessIdentity, identify
+from coordinator.system.procfs import Stat, parse_stat, read_stat
 
 NONCE_VARIABLE, HOME_VARIABLE, ROLE_VARIABLE = "CREWKEEP_NONCE", "CREWKEEP_HOME", "CREWKEEP_ROLE"
 _NONCE = re.compile(rb"(?:^|\0)CREWKEEP_NONCE=([^\0]*)")
@@ -40,7 +41,7 @@ def list_processes() -> list[int]:
 def read_table() -> dict[int, Stat]:
     """Return pid -> what is known of each process. Kernel threads are left out."""
     if sys.platform == "darwin":
-        return {pid: row for pid in list_processes() if (row := processes.read_stat(pid)) is not None}
+        return {pid: row for pid in list_processes() if (row := read_stat(pid)) is not None}
     table = {}
     for pid in list_processes():
         data = _read(f"/proc/{pid}/stat", 4096)

@@ -32,7 +32,8 @@ from pathlib import Path
 from coordinator.errors import Busy, Unsupported
 from coordinator.system import cgroup as cgroups
 from coordinator.system import processes, scan
-from coordinator.system.processes import Liveness, ProcessIdentity, Stat
+from coordinator.system.processes import Liveness, ProcessIdentity
+from coordinator.system.procfs import Stat, read_stat
 
 #: Between two looks that found nothing: an exec shows an empty environment for a moment.
 _PAUSE_S = 0.01
@@ -288,7 +289,7 @@ class _Hunt:
             fd = None
         member = _Member(identity, fd, "")
         # From here on the pid is read again, and believed only if the pidfd still holds it afterwards.
-        row = processes.read_stat(pid)
+        row = read_stat(pid)
         if row is None or not self._belongs(row, by_mark, relative) or not member.holds_pid():
             member.close()
             return
@@ -365,7 +366,7 @@ class _Hunt:
     def _explain(self, member: _Member) -> str:
         if member.is_denied:
             return "it belongs to another user and may not be signalled"
-        row = processes.read_stat(member.identity.pid)
+        row = read_stat(member.identity.pid)
         if row is not None and row.state == "D":
             return "it waits for a device and cannot be ended until that answers"
         return "it was killed but has not ended in time"

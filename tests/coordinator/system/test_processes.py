@@ -20,6 +20,7 @@ import coordinator.system
 from coordinator.errors import Unsupported
 from coordinator.system import processes
 from coordinator.system.processes import Liveness, ProcessIdentity, observe
+from coordinator.system.procfs import read_stat
 
 ROOT = Path(__file__).parents[3]
 
@@ -106,7 +107,7 @@ ctypes.CDLL(None).pthread_exit(0)
         who = identify(process.pid)
 
         def leader_state() -> bool:
-            row = processes.read_stat(process.pid)
+            row = read_stat(process.pid)
             return row is not None and row.state == "Z"
 
         try:
@@ -184,7 +185,7 @@ def test_a_process_may_call_itself_anything(name: str) -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        row = processes.read_stat(process.pid)
+        row = read_stat(process.pid)
         assert row is not None
         assert (row.name, row.parent) == (name, os.getpid())
         assert processes.name_of(process.pid) == name
@@ -316,5 +317,6 @@ import sys
 from coordinator.system import cgroup, processes, scan, sockets, spawn, terminal, tree, wakeup
 print([name for name in {heavy!r} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    environment = {"PATH": os.environ["PATH"]}  # coverage would bring modules of its own
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "[]", done.stderr

@@ -16,6 +16,7 @@ from support import wait_until
 
 from coordinator.ids import new_nonce
 from coordinator.system import processes, scan, spawn, terminal
+from coordinator.system.procfs import read_stat
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -74,7 +75,7 @@ def test_descendants_are_found_parents_first(start: Start) -> None:
     assert who is not None
     found = wait_until(lambda: len(scan.descendants_of(who)) >= 3 and scan.descendants_of(who), what="three descendants")
     assert isinstance(found, list)
-    parents = {each.pid: row.parent for each in found if (row := processes.read_stat(each.pid)) is not None}
+    parents = {each.pid: row.parent for each in found if (row := read_stat(each.pid)) is not None}
     for index, each in enumerate(found):
         assert parents[each.pid] in {who.pid, *(earlier.pid for earlier in found[:index])}
     assert set(scan.children_of(who.pid)) <= {each.pid for each in found}

@@ -291,14 +291,14 @@ def test_a_subreaper_does_not_become_the_parent_of_what_it_detaches(tmp_path: Pa
     code = f"""
 import json, os, subprocess, sys, time
 from pathlib import Path
-from coordinator.system import processes, scan, spawn, terminal
+from coordinator.system import processes, procfs, scan, spawn, terminal
 assert terminal.become_subreaper()
 who = spawn.spawn_detached(["sleep", "1000"], environment={ENVIRONMENT!r}, log=Path({str(tmp_path / "log")!r}))
 print(who in scan.descendants_of(processes.identify_self()))
 processes.send_signal(who, 9)
 subprocess.run(["sh", "-c", "sleep 1000 & echo $! > {tmp_path}/pid"])
 orphan = int(Path({str(tmp_path / "pid")!r}).read_text())
-print(processes.read_stat(orphan).parent == os.getpid())
+print(procfs.read_stat(orphan).parent == os.getpid())
 os.kill(orphan, 9)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
