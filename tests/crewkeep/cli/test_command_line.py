@@ -1,0 +1,211 @@
+"""The command line as scripts meet it: exact fields, exit codes, streams, and manners when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import CREWKEEP, cli, cli_json, make_environment, wait_until
+
+from coordinator.paths import Home
+
+PS_FIELDS = [
+    "id",
+    "name",
+    "agent",
+    "workspace",
+    "state",
+    "reason",
+    "epoch",
+    "restarts",
+    "keeper_pid",
+    "agent_pid",
+    "started_at",
+    "last_progress_at",
+    "last_heartbeat_at",
+    "command",
+    "cwd",
+]
+
+
+@pytest.fixture
+def sleeper(home: Home) -> Iterator[str]:
+    """A session that sleeps; returns its name."""
+    cli_json("run", "-d", "--json", "--name", "sleeper", "--", "sleep", "300", home=home)
+    yield "sleeper"
+    cli("kill", "--all", home=home)
+
+
+def start(*arguments: str, home: Home, env: dict[str, str] | None = None, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(CREWKEEP), *arguments],
+        env=make_environment(home, env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_life_of_a_session_in_json(home: Home) -> None:
+    begun = cli_json("run", "-d", "--json", "--name", "one", "--", "sleep", "300", home=home)
+    assert list(begun) == ["id", "name", "epoch", "state"]
+    assert (begun["name"], begun["epoch"]) == ("one", 1)
+    (row,) = cli_json("ps", "--json", home=home)
+    assert list(row) == PS_FIELDS
+    assert row["command"] == "sleep 300"
+    assert row["started_at"].endswith("Z")
+    facts = cli_json("inspect", "--json", begun["id"][:9], home=home)
+    assert set(PS_FIELDS) <= set(facts)
+    assert facts["argv"] == ["sleep", "300"]
+    why = cli_json("why", "one", "--json", home=home)
+    assert list(why) == ["session", "verdict", "reason", "layers", "action"]
+    assert [layer["layer"] for layer in why["layers"]] == ["pid", "heartbeat", "integrity", "disk", "orphan"]
+    assert why["verdict"] in ("HEALTHY", "STARTING")
+    saved = cli_json("checkpoint", "one", "--json", home=home)
+    (listed,) = cli_json("checkpoints", "one", "--json", home=home)
+    assert listed == saved
+    assert {"number", "at", "epoch", "bytes", "whole", "parts"} <= set(listed)
+    assert list(listed["parts"][0]) == ["name", "bytes", "digest"]
+    (ended,) = cli_json("kill", "one", "--json", home=home)
+    assert list(ended) == ["id", "name", "ended", "left"]
+    assert row["agent_pid"] in ended["ended"]
+    assert ended["left"] == []
+    assert cli_json("ps", "--json", home=home) == []
+    (row,) = cli_json("ps", "-a", "--json", home=home)
+    assert (row["state"], row["keeper_pid"], row["agent_pid"]) == ("stopped", None, None)
+    (back,) = cli_json("restore", "one", "--json", home=home)
+    assert {"id", "name", "verdict", "actions", "outcome", "from_epoch", "to_epoch", "checkpoint", "duration_ms"} <= set(back)
+    assert (back["outcome"], back["from_epoch"], back["to_epoch"]) == ("recovered", 1, 2)
+    refused = cli("restore", "one", home=home)
+    assert refused.returncode == 5, refused.stderr
+    cli_json("stop", "one", "--json", home=home)
+    assert cli_json("rm", "one", "--json", home=home) == [{"id": begun["id"], "name": "one"}]
+    assert cli("inspect", "one", home=home).returncode == 3
+
+
+def test_what_was_ended_by_a_signal_is_recovered_by_name_and_plan(home: Home, sleeper: str) -> None:
+    (planned,) = cli_json("recover", sleeper, "--json", home=home)
+    assert planned["outcome"] == "nothing to do"
+    cli_json("kill", sleeper, "--json", home=home)
+    (planned,) = cli_json("recover", sleeper, "--json", home=home)
+    assert (planned["outcome"], planned["to_epoch"]) == ("planned", 2)
+    assert planned["actions"][0].startswith("raise-epoch")
+    assert cli_json("ps", "--json", home=home) == [], "a plan changes nothing"
+    (done,) = cli_json("recover", sleeper, "--yes", "--json", home=home)
+    assert done["outcome"] == "recovered"
+    (row,) = cli_json("ps", "--json", home=home)
+    assert row["epoch"] == 2
+
+
+def test_watching_the_context_prints_each_change_as_a_line(home: Home, tmp_path: Path) -> None:
+    watching = start("context", "watch", "a/", "--json", "-w", "w", home=home)
+    try:
+        wait_until(lambda: (home.path / "contexts").is_dir(), what="the watcher's context")
+        for number in range(1, 4):
+            cli("context", "put", f"a/{number}", str(number), "-w", "w", home=home)
+            cli("context", "put", f"b/{number}", str(number), "-w", "w", home=home)
+        assert watching.stdout is not None
+        # The first write may have come before the watch began.
+        last = ""
+        while not last.startswith('{"key": "a/3"'):
+            last = watching.stdout.readline()
+            assert last, "the watcher ended"
+        assert {"key", "value", "version", "author", "epoch", "at", "shard", "revision"} == set(json.loads(last))
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, told = watching.communicate(timeout=10)
+    assert (watching.returncode, told) == (130, "")
+    change = json.loads(last)
+    again = start("context", "watch", "--json", "-w", "w", "--from", f"{change['shard']}:{change['revision'] - 1}", home=home)
+    try:
+        assert again.stdout is not None
+        assert json.loads(again.stdout.readline()) == change
+    finally:
+        again.kill()
+        again.communicate()
+
+
+def test_a_closed_pipe_ends_quietly(home: Home) -> None:
+    for number in range(40):
+        cli("context", "put", f"key/{number:03}" + "x" * 400, "1", "-w", "w", home=home) if number < 3 else None
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("context", "ls", "-w", "w", home=home, stdout=writer)
+    os.close(writer)
+    _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [["ps"], ["ps", "--json"], ["inspect", "x"], ["context", "ls"], ["doctor"], ["recover", "--all"]])
+def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    place.write_text("a file stands here")
+    done = cli(*arguments, home=place)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.returncode in (0, 1, 3), done.stderr
+
+
+def test_a_bug_leaves_its_traceback_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crewkeep.cli import edge
+
+    def fail(_: list[str]) -> int:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setenv("CREWKEEP_HOME", str(tmp_path / "home"))
+    assert edge.guard(fail, []) == 1
+    log = tmp_path / "home" / "last-error.log"
+    assert "ZeroDivisionError: oops" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_record_is_listed_and_recovered(home: Home, sleeper: str) -> None:
+    (row,) = cli_json("ps", "--json", home=home)
+    cli_json("kill", sleeper, "--json", home=home)
+    record = home.session(row["id"]).record
+    record.write_bytes(b"\0" * 100)
+    (listed,) = cli_json("ps", "--json", home=home)
+    assert listed["id"] == row["id"]
+    assert "cannot be read" in listed["reason"]
+    assert cli_json("why", row["id"], "--json", home=home)["verdict"] == "CORRUPT"
+    assert cli("doctor", home=home).returncode == 1
+    (done,) = cli_json("recover", row["id"], "--yes", "--json", home=home)
+    assert done["outcome"] == "recovered", done
+    assert list(home.quarantine.rglob("*record*")), "the damaged record was set aside"
+
+
+def test_names_of_sessions_are_completed(home: Home, sleeper: str) -> None:
+    environment = {"_CREWKEEP_COMPLETE": "complete_bash", "COMP_WORDS": "crewkeep stop sl", "COMP_CWORD": "2"}
+    done = cli(home=home, env=environment)
+    assert done.stdout.split() == [sleeper]
+    environment |= {"COMP_WORDS": "crewkeep checkp", "COMP_CWORD": "1"}
+    assert cli(home=home, env=environment).stdout.split() == ["checkpoint", "checkpoints"]
+
+
+def test_secrets_are_never_shown_nor_written(home: Home) -> None:
+    secret = "sk-very-secret-value"
+    cli_json("run", "-d", "--json", "--name", "s", "--", "sleep", "300", home=home, env={"MY_API_KEY": secret})
+    facts = cli("inspect", "s", "--json", home=home).stdout
+    assert "MY_API_KEY" in facts
+    assert secret not in facts
+    cli("checkpoint", "s", home=home)
+    written = [path for path in home.path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert not written
+    # Everything dies; without the secret the session parks and names it, with it it runs.
+    agent = json.loads(facts)
+    cli("features", "recovery", "off", home=home)
+    for pid in (agent["keeper_pid"], agent["agent_pid"]):
+        os.kill(pid, signal.SIGKILL)
+    cli("features", "recovery", "on", home=home)
+    wait_until(lambda: cli_json("ps", "--json", home=home)[0]["state"] in ("parked", "working"), 20, "the session's recovery")
+    cli("kill", "--all", home=home)
+    parked = cli("recover", "s", "--yes", "--json", home=home)
+    assert parked.returncode == 1, parked.stdout
+    assert "MY_API_KEY" in parked.stdout
+    (done,) = cli_json("recover", "s", "--yes", "--json", home=home, env={"MY_API_KEY": secret})
+    assert done["outcome"] == "recovered"
