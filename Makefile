@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench docs test-needs clean
+.PHONY: demo test lint bench prove docs test-needs clean
 .DEFAULT_GOAL := demo
 
 demo: .make/run          ## four sessions, two kill -9, nothing lost
@@ -22,21 +22,21 @@ lint: .make/dev          ## format, lint, types, import contracts
 bench: .make/run         ## print the measurements and write them as JSON below benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
 
+prove: .make/dev         ## kill whoever is there, 200 random rounds, and prove that nothing is lost
+	ROUNDS=200 $(BIN)/python -m pytest -q tests/processes/test_random_rounds.py $(ARGS)
+
 docs: .make/dev          ## check that every command is documented and that the examples run
 	$(BIN)/python -m pytest -q tests/test_house.py
 
 # What tests need beyond Python. Where the machine does not allow it, those tests are skipped with the reason.
 test-needs: .make/agents
 
-.make/agents: tests/agents/package.json
+.make/agents: tests/agents/package-lock.json
 	@mkdir -p .make
 	@if command -v npm >/dev/null 2>&1; then \
-	  (cd tests/agents && npm install --no-audit --no-fund --loglevel=error) && touch $@ \
+	  (cd tests/agents && npm ci --no-audit --no-fund --loglevel=error) && touch $@ \
 	    || echo "npm could not install the agents; their tests will be skipped" >&2; \
 	else echo "npm is not installed; the tests of real agents will be skipped" >&2; fi
-
-tests/agents/package.json:
-	@true
 
 .make/run: .make/venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
