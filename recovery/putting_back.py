@@ -75,6 +75,15 @@ def find_launch(home: Home, registry: Registry, record: SessionRecord) -> Launch
     return launch
 
 
+def check_wanted(home: Home, record: SessionRecord, number: int) -> CheckpointInfo:
+    """Return the checkpoint that was asked for. Raises ``NotFound``, or ``Refused`` if it is damaged."""
+    chosen = get_checkpoint(home.session(record.id), number, deep=True)
+    if not chosen.whole:
+        hint = f"choose another: crewkeep checkpoints {record.name}"
+        raise Refused(f"checkpoint {number} of {record.name} is damaged: {chosen.damage}", hint=hint)
+    return chosen
+
+
 def put_back(home: Home, registry: Registry, record: SessionRecord, launch: LaunchSpec, number: int | None) -> RestoredState:
     """Put back what is missing, from the newest whole checkpoint or from ``number``, as the incarnation ``record.epoch``.
 
@@ -84,10 +93,7 @@ def put_back(home: Home, registry: Registry, record: SessionRecord, launch: Laun
     paths = home.session(record.id)
     notes = quarantine_damaged(home, record.id)
     if number is not None:
-        chosen = get_checkpoint(paths, number, deep=True)
-        if not chosen.whole:
-            raise Refused(f"checkpoint {number} is damaged: {chosen.damage}", hint="choose another: crewkeep checkpoints")
-        return _use(home, record, launch, chosen, notes, replace=True)
+        return _use(home, record, launch, check_wanted(home, record, number), notes, replace=True)
     below: int | None = None
     while (found := find_newest_whole(paths, below)) is not None:
         try:

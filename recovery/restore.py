@@ -34,7 +34,7 @@ from recovery.outcome import Result as Result
 from recovery.outcome import recover_many as recover_many
 from recovery.plan import plan_recovery
 from recovery.putting_back import RestoredState as RestoredState
-from recovery.putting_back import find_launch, put_back
+from recovery.putting_back import check_wanted, find_launch, put_back
 from recovery.reap import find_spared, free_locks, reap_earlier, reap_incarnation
 
 Starter = Callable[[SessionRecord, LaunchSpec, RestoredState], SessionRecord]
@@ -92,9 +92,11 @@ def recover_session(
     ``expected_epoch`` is the incarnation that is to be followed: if a newer one exists, the outcome is ``ALREADY``. With
     ``revive`` also one that has ended or is parked; with ``force`` also one whose processes are not proven gone. ``starter``
     starts the agent of the raised record and returns the record once it says that it runs, has ended or is parked.
+    ``checkpoint`` asks for one by number instead of the newest whole one.
 
-    Missing secrets and a program that cannot be started park the session. Other errors are raised: ``NotFound``, ``Damaged``,
-    ``StorageError``, ``Busy``, ``Conflict`` (it was stopped meanwhile), ``TimedOut``; calling again is safe after all of them.
+    Missing secrets and a program that cannot be started park the session. Other errors are raised, and calling again is safe
+    after all of them: ``NotFound``, ``Refused`` (a damaged checkpoint was asked for), ``Damaged``, ``StorageError``, ``Busy``,
+    ``Conflict`` (it was stopped meanwhile), ``TimedOut``.
     """
     settings = settings or Settings()
     mend_records(home, registry, session_id)
@@ -120,6 +122,8 @@ def recover_session(
     steps = _Steps(home, registry, plan, judged, clock, settings)
     if not plan.acts:
         return steps.do_without_start()
+    if checkpoint is not None:
+        check_wanted(home, judged, checkpoint)
     launch = find_launch(home, registry, judged)
     missing = find_missing_secrets(launch, secrets)
     if missing and not (evidence.owner.is_gone or evidence.owner_is_self):
