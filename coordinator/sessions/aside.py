@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from coordinator.errors import StorageError
+from coordinator.errors import Damaged, Refused, StorageError
 from coordinator.paths import Home
 from coordinator.system import files
 
@@ -25,3 +25,8 @@ def set_aside(home: Home, path: Path, reason: str, session_id: str) -> Path:
     files.sync_directory(directory)
     files.sync_directory(path.parent)
     return target
+
+
+def name_damage(error: Damaged | Refused) -> str:
+    """Return the reason for setting aside what could not be read: also a directory or a link in a file's place."""
+    return error.reason if isinstance(error, Damaged) else "wrong-shape"

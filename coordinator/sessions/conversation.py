@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator import sealed
-from coordinator.errors import Damaged
+from coordinator.errors import Damaged, Refused
 from coordinator.paths import Home, SessionPaths
-from coordinator.sessions.aside import set_aside
+from coordinator.sessions.aside import name_damage, set_aside
 from coordinator.sessions.fence import fenced, session_lock
 from coordinator.sessions.journal import Journal
 from coordinator.system.clock import SYSTEM, Clock
@@ -83,8 +83,8 @@ def rebuild_conversation(home: Home, session_id: str, clock: Clock = SYSTEM) -> 
         try:
             if (found := read_conversation(paths)) is not None:
                 return found
-        except Damaged as error:
-            damage: Damaged | None = error
+        except (Damaged, Refused) as error:
+            damage: str | None = name_damage(error)
         else:
             damage = None
         last = Journal(paths, clock).read().find_last("conversation")
@@ -95,6 +95,6 @@ def rebuild_conversation(home: Home, session_id: str, clock: Clock = SYSTEM) -> 
         except (KeyError, ValueError):
             return None
         if damage is not None:
-            set_aside(home, paths.conversation, damage.reason, session_id)
+            set_aside(home, paths.conversation, damage, session_id)
         sealed.write_sealed(paths.conversation, CONVERSATION_KIND, CONVERSATION_FORMAT, conversation.encode())
         return conversation

@@ -19,7 +19,7 @@ import time
 import zlib
 from pathlib import Path
 
-from coordinator.errors import Damaged, FormatTooNew, StorageError, Superseded
+from coordinator.errors import Damaged, FormatTooNew, Refused, StorageError, Superseded
 from coordinator.sessions.model import Beat
 from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
@@ -34,6 +34,7 @@ _PADDING = bytes(BEAT_SIZE_BYTES - _LAYOUT.size - _CHECKSUM.size)
 _AT_PROMPT, _NEEDS_USER, _FRUITFUL = 1, 2, 4
 #: A reader that meets a write half-way looks again so often.
 _READ_TRIES = 5
+_READ_LIMIT_BYTES = 1 << 16
 #: Writes between two looks whether the file was set aside by somebody.
 _CHECK_EVERY = 3
 
@@ -73,9 +74,11 @@ class HeartbeatFile:
         """Return the last beat, ``None`` if there was none yet. Raises ``Damaged``, ``FormatTooNew``, ``StorageError``."""
         for tries_left in range(_READ_TRIES - 1, -1, -1):
             try:
-                data = files.read_bounded(self._path, 1 << 16)
+                data = files.read_bounded(self._path, _READ_LIMIT_BYTES)
             except FileNotFoundError:
                 return None
+            except Refused as error:  # a directory, a link, far too long
+                raise _damaged(self._path, "wrong-shape") from error
             try:
                 return decode_beat(data, self._path)
             except Damaged:

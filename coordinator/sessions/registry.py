@@ -27,7 +27,7 @@ from coordinator.config import LOCK_TIMEOUT_S
 from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, NotFound, Refused, StorageError
 from coordinator.ids import ID_PATTERN, check_name, new_id, new_nonce
 from coordinator.paths import Home, SessionPaths
-from coordinator.sessions.aside import set_aside
+from coordinator.sessions.aside import name_damage, set_aside
 from coordinator.sessions.fence import check_epoch, fenced, session_lock
 from coordinator.sessions.journal import Journal
 from coordinator.sessions.launch import check_launch
@@ -289,17 +289,17 @@ class Registry:
                 record = self.get(session_id)
                 if last is None or record.version >= version_of(last.body) - 1:
                     return record
-                damage = Damaged(f"{paths.record} went back in time", path=str(paths.record), reason="rolled-back")
-            except Damaged as error:
-                damage = error
+                damage = "rolled-back"
+            except (Damaged, Refused) as error:
+                damage = name_damage(error)
             if last is None:
                 return None
             rebuilt = decode_record(last.body, paths)
             proven = max((entry.epoch for entry in content.entries), default=1)
             epoch = max(rebuilt.epoch, proven) + content.damaged_after["record"]
             rebuilt = dataclasses.replace(rebuilt, epoch=epoch)
-            if damage.reason != "missing":
-                set_aside(self.home, paths.record, damage.reason, session_id)
+            if damage != "missing":
+                set_aside(self.home, paths.record, damage, session_id)
             return self._write_next(paths, last.body, rebuilt, rebuilt)
 
     def rebuild_launch(self, session_id: str) -> LaunchSpec | None:
@@ -308,14 +308,14 @@ class Registry:
         with session_lock(paths):
             try:
                 return self.get_launch(session_id)
-            except Damaged as error:
-                damage = error
+            except (Damaged, Refused) as error:
+                damage = name_damage(error)
             last = Journal(paths, self._clock).read().find_last("launch")
             if last is None:
                 return None
             launch = decode_launch(last.body, paths)
-            if damage.reason != "missing":
-                set_aside(self.home, paths.launch, damage.reason, session_id)
+            if damage != "missing":
+                set_aside(self.home, paths.launch, damage, session_id)
             sealed.write_sealed(paths.launch, LAUNCH_KIND, LAUNCH_FORMAT, last.body)
             return launch
 
