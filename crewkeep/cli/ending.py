@@ -103,7 +103,8 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
         output.print_json(told)
     elif show:
         for row in told:
-            output.print_line(f"{row['name']}: {len(row['ended'])} processes ended, {len(row['left'])} left")
+            count = len(row["ended"])
+            output.print_line(f"{row['name']}: {count} {'process' if count == 1 else 'processes'} ended, {len(row['left'])} left")
             for one in row["left"]:
                 output.note(f"  left: {one['pid']} {output.make_printable(one['name'])}: {one['why']}")
     if code:

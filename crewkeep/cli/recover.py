@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordinator.config import START_TIMEOUT_S
 from coordinator.errors import CrewkeepError, InvalidInput
 from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord
 from crewkeep.cli import output
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from recovery.restore import RecoverOutcome
 
 PLANNED, NOTHING, REFUSED = "planned", "nothing to do", "refused"
+_LOOK_S = 0.05
 #: Outcome -> exit code; those that are not here are fine.
 _EXIT_CODES = {REFUSED: 5, "parked": 1, "failed": 1, "halted": 1}
 
@@ -86,7 +89,7 @@ def plan(house: House, session_id: str, *, force: bool = False, revive: bool = F
         force=force,
         revive=revive,
         clock=house.clock,
-        settings=settings_of(house, evidence_record(house, session_id)),
+        settings=settings_of(house, read_record(house, session_id)),
     )
     if found is None:
         return _row(session_id, verdict="CORRUPT", actions=["rebuild the record from its journal"], outcome=PLANNED, lives=True)
@@ -112,11 +115,11 @@ def act(
 ) -> list[dict[str, Any]]:
     """Recover these sessions, one after another, and return their rows."""
     from crewkeep.patrol_client import ensure_patrol
-    from recovery.restore import recover_many, recover_session
+    from recovery.restore import Result, recover_many, recover_session
     from recovery.starter import start_keeper
 
-    def recover_one(session_id: str) -> RecoverOutcome:
-        record = evidence_record(house, session_id)
+    def recover_once(session_id: str) -> RecoverOutcome:
+        record = read_record(house, session_id)
         settings = settings_of(house, record)
 
         def start(raised: SessionRecord, launch: LaunchSpec, restored: RestoredState) -> SessionRecord:
@@ -139,10 +142,24 @@ def act(
             settings=settings,
         )
 
+    def recover_one(session_id: str) -> RecoverOutcome:
+        outcome = recover_once(session_id)
+        if outcome.to_epoch is not None or not _wait_for_another(house, session_id, before[session_id]):
+            return outcome
+        now = read_record(house, session_id)
+        if now is not None and now.phase is Phase.PARKED:
+            return recover_once(session_id)
+        epoch = None if now is None else now.epoch
+        return dataclasses.replace(outcome, outcome=Result.ALREADY, reason="another recoverer was first", to_epoch=epoch)
+
+    before = {session_id: read_record(house, session_id) for session_id in ids}
     if len(ids) == 1:
         rows = [recover_one(ids[0]).encode()]  # its error, if there is one, is the command's
     else:
         rows = [one.encode() for one in recover_many(list(ids), recover_one, settings=house.settings, wait=time.sleep)]
+    for row in rows:
+        known = before[row["id"]]
+        row["name"] = known.name if known is not None else row["name"]
     try:
         if ids:
             ensure_patrol(house.home)
@@ -171,12 +188,23 @@ def leave_with(rows: list[dict[str, Any]]) -> None:
             raise typer.Exit(code)
 
 
-def evidence_record(house: House, session_id: str) -> SessionRecord | None:
+def read_record(house: House, session_id: str) -> SessionRecord | None:
     """Return the session's record, ``None`` if it cannot be read."""
     try:
         return house.registry.get(session_id)
     except CrewkeepError:
         return None
+
+
+def _wait_for_another(house: House, session_id: str, before: SessionRecord | None) -> bool:
+    """Tell whether another recoverer (a patrol, another user) brought the session on since; wait until it is through."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while (record := read_record(house, session_id)) is not None and before is not None:
+        moved = record.epoch > before.epoch or record.phase is Phase.RECOVERING
+        if not moved or record.phase not in (Phase.RECOVERING, Phase.STARTING) or time.monotonic() >= deadline_s:
+            return moved
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _describe(row: dict[str, Any]) -> str:
