@@ -6,7 +6,7 @@ hung) is ended as well, and the record is written here.
 
 Invariants:
   - no signal goes to a process whose identity is not proven
-  - a session that is started again meanwhile (a newer epoch) is not touched
+  - a session that is started again meanwhile is stopped at its newest epoch
   - no file is removed
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from coordinator.config import KEEPER_ANSWER_S, Settings
-from coordinator.errors import Conflict, CrewkeepError
+from coordinator.errors import Busy, Conflict, CrewkeepError
 from coordinator.paths import Home
 from coordinator.sessions.model import Hosting, Outcome, Phase, SessionRecord
 from coordinator.sessions.registry import Registry
@@ -28,11 +28,13 @@ from coordinator.system.processes import Liveness, ProcessIdentity
 from coordinator.system.tree import EndReport, end_tree
 from crewkeep import control
 from recovery.brake import End, Park
-from recovery.reap import name_group, reap_incarnation
+from recovery.reap import free_locks, name_group, reap_incarnation
 
 #: A keeper has so long to write the end of its session after the tree is gone.
 _KEEPER_END_S = 3.0
 _LOOK_S = 0.01
+#: A session that is started anew while it is being stopped is followed to its new epoch so often.
+_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +91,7 @@ def stop_session(
     """Ask the session's agent to end, wait ``grace_s``, end what is left of its tree, and say what happened.
 
     A checkpoint is taken first if the keeper answers. A session that has ended already gives an empty result. Raises
-    ``Superseded`` when it was started anew meanwhile, ``StorageError``, ``Busy``.
+    ``StorageError``, ``Busy``, ``Conflict`` if it is started anew again and again.
     """
     return _end(home, registry, record, grace_s=grace_s, settings=settings or Settings())
 
@@ -117,14 +119,8 @@ def _end(home: Home, registry: Registry, record: SessionRecord, *, grace_s: floa
         return _result(record, tally)
     if record.phase is not Phase.STOPPING and grace_s is not None and _owner_can_answer(record):
         _ask_for_checkpoint(home, record)
-    try:
-        record = registry.change(
-            record.id, epoch=record.epoch, change=lambda known: dataclasses.replace(known, phase=Phase.STOPPING, reason=None)
-        )
-    except Conflict:
-        record = registry.get(record.id)
-        if record.phase is not Phase.ENDED:
-            raise
+    record = _mark_stopping(home, registry, record)
+    if record.phase is Phase.ENDED:
         return _result(record, tally)
     _end_rest(home, record, tally, settings.reap_timeout_s, grace_s or 0.0)
     if not _wait_written(registry, record):
@@ -134,6 +130,26 @@ def _end(home: Home, registry: Registry, record: SessionRecord, *, grace_s: floa
     elif record.owner is not None and not processes.wait_gone(record.owner, _KEEPER_END_S):
         _end_owner(record, tally, settings.reap_timeout_s)
     return _result(record, tally)
+
+
+def _mark_stopping(home: Home, registry: Registry, record: SessionRecord) -> SessionRecord:
+    """Write that the session is being stopped, whatever its newest epoch; returns the record, which may have ended by itself.
+
+    A stopped process of the session that holds its lock is killed: it would hold us up for ever.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            free_locks(record, home, (), with_owner=True)
+            return registry.change(
+                record.id, epoch=record.epoch, change=lambda known: dataclasses.replace(known, phase=Phase.STOPPING, reason=None)
+            )
+        except (Conflict, Busy):
+            record = registry.get(record.id)
+            if record.phase is Phase.ENDED:
+                return record
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _owner_can_answer(record: SessionRecord) -> bool:
@@ -150,17 +166,22 @@ def _ask_for_checkpoint(home: Home, record: SessionRecord) -> None:
 def _end_rest(home: Home, record: SessionRecord, tally: _Tally, timeout_s: float, grace_s: float = 0.0) -> None:
     """End what belongs to the incarnation but its keeper: that one writes the end."""
     spare = [record.owner] if record.owner is not None and record.hosting is Hosting.KEEPER else []
-    if grace_s > 0:
+    if grace_s > 0 or record.phase in (Phase.STARTING, Phase.RUNNING):
+        group = cgroup.find_group(name_group(record.id, record.epoch))
         report = end_tree(
+            # A keeper is its agent's subreaper: what forked away from the agent is below the keeper.
             roots=[one for one in (record.agent, record.owner) if one is not None],
             nonces=[record.nonce, *record.unreaped_nonces],
-            cgroup=cgroup.find_group(name_group(record.id, record.epoch)),
+            cgroup=group,
             spare=spare,
             timeout_s=timeout_s,
             term_first=grace_s,
         )
         tally.add(report)
-    tally.add(reap_incarnation(record, home, spare=spare, timeout_s=timeout_s))
+        if group is not None and not report.left:
+            cgroup.remove(group)
+    if record.phase not in (Phase.STARTING, Phase.RUNNING):
+        tally.add(reap_incarnation(record, home, spare=spare, timeout_s=timeout_s))
 
 
 def _end_owner(record: SessionRecord, tally: _Tally, timeout_s: float) -> None:

@@ -102,7 +102,9 @@ def _attend(
         return Attention(again_at=record.not_before_at)
     else:
         decision = brake.decide_restart(record, _describe_end(home, record, hung), now_s, settings)
-    if isinstance(decision, brake.StartNow):
+    if hung and not isinstance(decision, (brake.StartNow, brake.StartAt)):
+        return Attention(did=f"hung, and left alone: {decision.reason}")  # it lives: only its policy to start it again ends it
+    if isinstance(decision, brake.StartNow) or hung:
         return _recover(home, registry, record, secrets, hung, clock)
     if isinstance(decision, brake.StartAt):
         registry.change(
