@@ -11,7 +11,7 @@ demo: .make/run          ## four sessions, two kill -9, nothing lost
 	$(BIN)/crewkeep demo
 
 test: .make/dev test-needs   ## everything, in under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: .make/dev          ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

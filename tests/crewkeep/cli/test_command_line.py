@@ -142,7 +142,9 @@ def test_a_closed_pipe_ends_quietly(home: Home) -> None:
     assert (process.returncode, told) == (141, "")
 
 
-@pytest.mark.parametrize("arguments", [["ps"], ["ps", "--json"], ["inspect", "x"], ["context", "ls"], ["doctor"], ["recover", "--all"]])
+@pytest.mark.parametrize(
+    "arguments", [["ps"], ["ps", "--json"], ["inspect", "x"], ["context", "ls"], ["doctor"], ["recover", "--all"]]
+)
 def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(arguments: list[str], tmp_path: Path) -> None:
     place = tmp_path / "home"
     place.write_text("a file stands here")
@@ -185,6 +187,21 @@ def test_names_of_sessions_are_completed(home: Home, sleeper: str) -> None:
     assert done.stdout.split() == [sleeper]
     environment |= {"COMP_WORDS": "crewkeep checkp", "COMP_CWORD": "1"}
     assert cli(home=home, env=environment).stdout.split() == ["checkpoint", "checkpoints"]
+
+
+def test_the_two_ways_into_ps_know_the_same_flags(home: Home) -> None:
+    import inspect
+
+    import typer.main
+
+    from crewkeep.cli import _list_quickly, listing
+    from crewkeep.cli.app import build_app
+
+    (command,) = typer.main.get_command(build_app("ps")).commands.values()  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert known - {"--help", "-h"} == set(listing.FLAGS)
+    assert all(flag in inspect.getsource(_list_quickly) for flag in listing.FLAGS)
+    assert cli("ps", "-aq", home=home).returncode == 0
 
 
 def test_secrets_are_never_shown_nor_written(home: Home) -> None:
