@@ -25,7 +25,7 @@ from coordinator.errors import CrewkeepError, TimedOut
 from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.system import files, locks, sockets
-from coordinator.system.processes import identify_self
+from coordinator.system.processes import ProcessIdentity, identify_self, observe
 from coordinator.system.spawn import spawn_detached
 from recovery.starter import build_own_command, build_own_environment
 
@@ -202,6 +202,7 @@ class PatrolStart:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._fd: int | None = None
+        self._started: ProcessIdentity | None = None
         self._give_up_s = 0.0
 
     def __enter__(self) -> PatrolStart:
@@ -235,20 +236,20 @@ class PatrolStart:
             if (connection := _try_connect(self._home)) is not None:  # somebody did it since we looked
                 connection.close()
                 return
-            spawn_detached(
+            self._started = spawn_detached(
                 build_own_command("crewkeep.patrol", str(self._home.path)),
                 environment=build_own_environment(self._home, "patrol", {}),
                 log=self._home.patrol_log,
             )
             self._give_up_s = time.monotonic() + PATROL_START_TIMEOUT_S
-        elif time.monotonic() >= self._give_up_s:
-            self.end()
+        elif observe(self._started).is_gone or time.monotonic() >= self._give_up_s:
+            self.end()  # the one that was started did not live to answer: begin again
 
     def end(self) -> None:
         """Give the start lock back."""
         if self._fd is not None:
             os.close(self._fd)
-            self._fd = None
+            self._fd = self._started = None
 
 
 def _try_connect(home: Home) -> socket.socket | None:
