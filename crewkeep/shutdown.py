@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable
@@ -130,12 +129,12 @@ def _watch(fd: int) -> None:
         if data == _EXIT:
             _say_all("exit")
             _said.set()
-        elif data and data[0] in _SIGNALS:
-            _end_by(data[0], fd)
-        # Other signals of the program's come by on the same pipe, and mean nothing here.
+        elif data and data[0] in _SIGNALS and signal.getsignal(data[0]) is _on_signal:
+            _end_by(data[0])
+        # All signals that the program handles come by on the same pipe; those with handlers of its own mean nothing here.
 
 
-def _end_by(number: int, fd: int) -> None:
+def _end_by(number: int) -> None:
     """Say farewell within the time there is, then end the process by the very signal."""
     _restore_default(number)
     reason = signal.Signals(number).name
@@ -143,8 +142,8 @@ def _end_by(number: int, fd: int) -> None:
     worker.start()
     worker.join(SHUTDOWN_TIMEOUT_S)
     os.kill(os.getpid(), number)
-    select.select([], [], [], 1.0)
-    os._exit(128 + number)  # the signal is blocked or its default could not be set
+    worker.join(1.0)  # the signal is on its way
+    os._exit(128 + number)  # it was blocked, or its default could not be set
 
 
 def _say_all(reason: str) -> None:
