@@ -192,7 +192,7 @@ def _convert(item: Any, origin: Origin) -> object:
         elif kind is bool:
             value = {True: True, False: False}[value]  # type: ignore[index]
         else:
-            value = kind(value)  # type: ignore[call-arg]
+            value = kind(value)
         low, high = item.metadata.get("low"), item.metadata.get("high")
         if low is not None and not low <= value <= high:
             raise ValueError(f"outside {low:g} to {high:g}")
