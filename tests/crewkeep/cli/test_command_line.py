@@ -148,7 +148,7 @@ def test_a_closed_pipe_ends_quietly(home: Home) -> None:
 def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(arguments: list[str], tmp_path: Path) -> None:
     place = tmp_path / "home"
     place.write_text("a file stands here")
-    done = cli(*arguments, home=place)
+    done = cli(*line.split(), home=place)
     assert "Traceback" not in done.stderr + done.stdout
     assert done.returncode in (0, 1, 3), done.stderr
 
