@@ -19,7 +19,7 @@ from coordinator.paths import Home, SessionPaths
 from coordinator.sessions.conversation import Conversation, read_conversation
 from coordinator.sessions.heartbeat import HeartbeatFile
 from coordinator.sessions.journal import Journal, JournalContent
-from coordinator.sessions.model import Beat, SessionRecord
+from coordinator.sessions.model import Beat, Phase, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system import files, probe, processes, scan
 from coordinator.system.clock import SYSTEM, Clock
@@ -70,12 +70,15 @@ def gather(
     agent = _observe(record.agent) if record else Liveness.NONE
     if isinstance(conversation, Conversation):
         gathering.look_at_transcript(conversation, is_written=not agent.is_gone)
-    marked, unreaped = _find_marked(record) if record else ((), ())
+    owner = _observe(record.owner) if record else Liveness.NONE
+    # Where the pid layer decides (a dead owner), or nothing can be left, a recovery need not scan the machine: it reaps anyway.
+    decided = record is None or (record.phase is not Phase.ENDED and (owner.is_gone or not record.unreaped_nonces))
+    marked, unreaped = ((), ()) if record is None or (decided and look is Look.QUICK) else _find_marked(record)
     me = processes.identify_self()
     return Evidence(
         session=session_id,
         record=record,
-        owner=_observe(record.owner) if record else Liveness.NONE,
+        owner=owner,
         agent=agent,
         recoverer=_observe(record.recoverer) if record else Liveness.NONE,
         owner_is_self=record is not None and record.owner == me,

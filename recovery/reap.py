@@ -30,12 +30,18 @@ def name_group(session_id: str, epoch: int) -> str:
 
 
 def reap_incarnation(
-    record: SessionRecord, home: Home, *, spare: Collection[ProcessIdentity] = (), timeout_s: float
+    record: SessionRecord,
+    home: Home,
+    *,
+    spare: Collection[ProcessIdentity] = (),
+    vouched: bool = False,
+    timeout_s: float,
 ) -> EndReport:
     """End all that the incarnations before a ``recovering`` record's left, or all that an ended, parked or stopped one left.
 
     Returns when their trees are proven gone, or names what is left after ``timeout_s``. Who is in ``spare`` is not ended, but
-    what is below the owner is. Doing it twice does nothing more. Raises ``Busy`` when out of descriptors.
+    what is below the owner is. With ``vouched`` somebody vouches that what cannot be seen from here (another machine, another
+    pid namespace) is gone; else it is named as left. Doing it twice does nothing more. Raises ``Busy`` when out of descriptors.
     """
     del home  # nonces are never used twice, so they name the home as well
     assert record.phase not in (Phase.STARTING, Phase.RUNNING), "the running incarnation is not reaped"
@@ -43,6 +49,8 @@ def reap_incarnation(
     nonces = record.unreaped_nonces if recovering else (record.nonce, *record.unreaped_nonces)
     # A keeper is its agent's subreaper: what forked away from the agent is below the keeper.
     roots = [one for one in (record.agent, record.owner) if one is not None]
+    if vouched:
+        roots = [one for one in roots if processes.observe(one) is not Liveness.UNKNOWN]
     return _end(record, roots, nonces, record.epoch - 1 if recovering else record.epoch, spare, timeout_s)
 
 

@@ -141,7 +141,9 @@ def recover_session(
         # 2. Nor in any shared context (where a process of its own holds the lock, once that one is gone).
         unfenced = try_fence(record, contexts)
         # 3. Nor does anybody act for it: the whole tree is proven gone.
-        report = steps.reaped(reap_incarnation(record, home, spare=find_spared(record), timeout_s=settings.reap_timeout_s))
+        report = steps.reaped(
+            reap_incarnation(record, home, spare=find_spared(record), vouched=force, timeout_s=settings.reap_timeout_s)
+        )
         fence(record, unfenced)
         if report.left:
             return steps.park(record, f"processes of its old incarnation cannot be ended: {_name_left(report)}", keep=True)

@@ -8,7 +8,7 @@ Invariants:
   - where both sides know the inode, it alone decides; start ticks decide only without it (a time namespace shifts ticks)
   - a signal goes through a pidfd that was proven *after* it was opened; from then on it cannot mean anybody else
   - a zombie is gone: it cannot act. A zombie leader whose other threads still run is not a zombie
-  - another pid namespace gives UNKNOWN, never gone
+  - another pid namespace or another machine gives UNKNOWN, never gone
 Fallbacks: without pidfds (Linux before 5.3, macOS) the identity is compared right before ``kill``; a reuse in between
 cannot be excluded. macOS facts come from psutil (see ``macos``).
 Not promised: telling two processes apart that share pid and start tick on a kernel without pidfs.
@@ -17,6 +17,7 @@ Not promised: telling two processes apart that share pid and start tick on a ker
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import select
 import signal
@@ -44,7 +45,7 @@ class Liveness(StrEnum):
     REUSED = "reused"
     #: The machine was started anew since.
     REBOOTED = "rebooted"
-    #: It cannot be told from here (another pid namespace, no permission to look).
+    #: It cannot be told from here (another machine or pid namespace, no permission to look).
     UNKNOWN = "unknown"
     #: There was never a process to look for.
     NONE = "none"
@@ -67,6 +68,8 @@ class ProcessIdentity:
     pid_namespace: int = 0
     #: Inode of its pidfd, ``None`` before Linux 6.9 and elsewhere.
     pidfd_inode: int | None = None
+    #: Names the machine without giving its own id away; empty where it has none.
+    machine: str = ""
 
     def encode(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -91,7 +94,7 @@ def identify(pid: int) -> ProcessIdentity | None:
         from coordinator.system import macos
 
         started = macos.start_token(pid)
-        return None if started is None else ProcessIdentity(pid=pid, start_ticks=started, boot_id=boot_id())
+        return None if started is None else ProcessIdentity(pid=pid, start_ticks=started, boot_id=boot_id(), machine=machine())
     fd: int | None = None
     try:
         fd = _open_pidfd(pid)
@@ -106,6 +109,7 @@ def identify(pid: int) -> ProcessIdentity | None:
             boot_id=boot_id(),
             pid_namespace=pid_namespace(),
             pidfd_inode=None if fd is None else _inode(fd),
+            machine=machine(),
         )
     except (ProcessLookupError, _IsThread):
         return None
@@ -129,6 +133,8 @@ def observe(identity: ProcessIdentity | None) -> Liveness:
     """Tell whether the process lives. Total: every identity has an answer, and none is given on doubt."""
     if identity is None:
         return Liveness.NONE
+    if identity.machine and machine() and identity.machine != machine():
+        return Liveness.UNKNOWN  # a shared home: another machine's boot is not an earlier one of ours
     if identity.boot_id != boot_id():
         return Liveness.REBOOTED
     if sys.platform == "darwin":
@@ -261,6 +267,16 @@ def boot_id() -> str:
         else:
             _boot_id = (read_small("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
     return _boot_id
+
+
+def machine() -> str:
+    """Return what names this machine (kept): a digest of ``/etc/machine-id``, empty where there is none."""
+    global _machine
+    if _machine is None:
+        data = (read_small("/etc/machine-id") or b"").strip()
+        # The id itself is to be kept confidential (machine-id(5)); a digest for this program alone names it as well.
+        _machine = hashlib.sha256(b"crewkeep " + data).hexdigest()[:16] if len(data) >= 32 else ""
+    return _machine
 
 
 def pid_namespace() -> int:
@@ -396,6 +412,7 @@ def _forget_self() -> None:
 
 _self: ProcessIdentity | None = None
 _boot_id: str | None = None
+_machine: str | None = None
 _pid_namespace: int | None = None
 _anonymous_device: int | None = None
 os.register_at_fork(after_in_child=_forget_self)

@@ -519,3 +519,20 @@ def test_a_session_started_inside_a_session_is_not_reaped_with_it(home: Home) ->
     kill(record.owner)
     recover(home, record)
     assert processes.observe(inner) is Liveness.ALIVE
+
+
+@pytest.mark.parametrize("elsewhere", [{"pid_namespace": 1}, {"machine": "0" * 16, "boot_id": "another"}])
+def test_what_cannot_be_seen_from_here_is_left_alone_unless_somebody_vouches_for_its_end(
+    home: Home, elsewhere: dict[str, Any]
+) -> None:
+    record = start_dead_session(home)
+    assert record.owner is not None
+    assert record.agent is not None
+    if not record.owner.machine and "machine" in elsewhere:
+        pytest.skip("this machine has no id")
+    owner, agent = (dataclasses.replace(one, **elsewhere) for one in (record.owner, record.agent))
+    record = Registry(home).change(record.id, epoch=1, change=lambda known: dataclasses.replace(known, owner=owner, agent=agent))
+    refused = recover(home, record)
+    assert (refused.outcome, refused.verdict) == (Result.REFUSED, "UNKNOWN")
+    assert Registry(home).get(record.id).epoch == 1
+    assert recover(home, record, force=True).outcome is Result.RECOVERED
