@@ -142,10 +142,8 @@ def test_a_closed_pipe_ends_quietly(home: Home) -> None:
     assert (process.returncode, told) == (141, "")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["ps"], ["ps", "--json"], ["inspect", "x"], ["context", "ls"], ["doctor"], ["recover", "--all"]]
-)
-def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["ps", "ps --json", "inspect x", "context ls", "context put a 1", "doctor", "recover --all"])
+def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(line: str, tmp_path: Path) -> None:
     place = tmp_path / "home"
     place.write_text("a file stands here")
     done = cli(*line.split(), home=place)
