@@ -37,7 +37,7 @@ def main() -> None:
             for entry in (count, own):
                 line = {"key": entry.key, "value": entry.value, "version": entry.version, "epoch": entry.epoch}
                 os.write(ledger, (json.dumps(line) + "\n").encode())
-            time.sleep(0.02)
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":
