@@ -291,7 +291,7 @@ class _Visit:
         epoch, name = words.get("epoch"), self._record.name
         if self._epoch is None:
             if self._person.reads_keys:
-                self._person.say(f"attached to {name}; {self._key.name} detaches", STDERR_FD, at_line_start=True)
+                self._person.say(f"attached to {name}; {self._key.name} detaches", STDERR_FD)
                 if words.get("full_screen") and not self._from_start:
                     self._hold_until_s = time.monotonic() + _READING_S
         elif epoch != self._epoch:

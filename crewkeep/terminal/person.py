@@ -37,6 +37,8 @@ class PersonsTerminal:
         self._pending = bytearray()
         self._modes = Modes()
         self._raw = contextlib.ExitStack()
+        #: As far as can be told: on the main screen, nothing stands left of the cursor.
+        self._at_line_start = True
 
     def __enter__(self) -> PersonsTerminal:
         if self.shows_screen:
@@ -67,13 +69,16 @@ class PersonsTerminal:
             self._raw.close()
 
     def reset_screen(self) -> None:
-        """Write what waits, switch off what the program switched on; gives up after a second."""
+        """Write what waits, switch off what the program switched on, begin a line; gives up after a second."""
         self._drain(_GIVE_BACK_S)
         if self.shows_screen:
             if self._pending:
                 self._pending[:] = b"\x18"  # what was cut off in the middle of a sequence ends
             self._pending += self._modes.restore()
             self._modes.forget()
+            if not self._at_line_start:
+                self._pending += b"\r\n"
+                self._at_line_start = True
             self._drain(_GIVE_BACK_S)
 
     def find_size(self) -> tuple[int, int] | None:
@@ -92,14 +97,17 @@ class PersonsTerminal:
         """Take output of the program; it is written when the terminal is ready."""
         if self.shows_screen:
             self._modes.feed(data)
+        if data and not self.is_full_screen:
+            self._at_line_start = data.endswith(b"\n")
         self._pending += data
 
-    def say(self, text: str, to_fd: int, *, at_line_start: bool = False) -> None:
+    def say(self, text: str, to_fd: int) -> None:
         """Tell the person something in a line of its own, behind the output so far."""
         self._drain(_GIVE_BACK_S)
         line = f"[crewkeep] {text}\n"
         if self.reads_keys and _is_terminal(to_fd):
-            line = ("" if at_line_start else "\r\n") + line.replace("\n", "\r\n")
+            line = ("" if self._at_line_start else "\r\n") + line.replace("\n", "\r\n")
+            self._at_line_start = True
         try:
             os.write(to_fd, line.encode("utf-8", "replace"))
         except OSError:

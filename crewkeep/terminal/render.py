@@ -40,6 +40,10 @@ _TOKEN = re.compile(
     r"|\x1b(?P<escape>[ -/]+[0-~]|[0-OQ-WYZ\\`-jl-~])"
     r"|(?P<single>[\x00-\x1f\x7f-\x9f])"
 )
+#: Lines without anything special, as most logs are made of.
+_PLAIN = re.compile(r"(?:[ -~]*+\r\n)++")
+_PLAIN_LINE_LIMIT = 4096
+_PLAIN_EVERY = 512
 _UNFINISHED = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*|\x1b[ -/]*")
 _TITLE_END = re.compile(r"[\x07\x1b\x18\x1a\x9c\n]")
 _STRING_END = re.compile(r"[\x1b\x18\x1a\x9c]")
@@ -93,6 +97,7 @@ class Renderer:
         #: Within a string: what ends it, and how much more is skipped.
         self._string_end: re.Pattern[str] | None = None
         self._string_left = 0
+        self._took_plain = False
 
     @property
     def screen(self) -> Screen:
@@ -103,11 +108,16 @@ class Renderer:
         """Play more bytes."""
         text = self._held + self._decoder.decode(data)
         self._held = ""
-        at, end = 0, len(text)
+        at, end, plain_at = 0, len(text), 0
         while at < end:
             if self._string_end is not None:
                 at = self._skip_string(text, at)
                 continue
+            if at >= plain_at and self._main.x == 0 and (at == 0 or text[at - 1] == "\n"):
+                plain_at = self._take_plain(text, at)
+                if self._took_plain:
+                    at = plain_at
+                    continue
             match = _TOKEN.match(text, at)
             assert match is not None, "every character begins a token"
             if match["single"] in ("\x1b", "\x9b"):
@@ -217,6 +227,43 @@ class Renderer:
             self._on_row_out(row)
         if self._begun:
             self._end_line()
+
+    def _take_plain(self, text: str, at: int) -> int:
+        """Let many plain lines become lines at once, if the screen allows it: the same result, far sooner.
+
+        Returns where they end (``_took_plain``), or else where it is worth trying again.
+        """
+        self._took_plain = False
+        found = _PLAIN.match(text, at)
+        if found is None:
+            return at + _PLAIN_EVERY if at else 1
+        screen, lines = self._main, found[0].split("\r\n")
+        lines.pop()
+        y, grid = screen.y, screen.grid
+        if (
+            len(lines) < 2 * screen.rows
+            or self._alternate is not None
+            or self._charsets[self._charset] == "0"
+            or (screen.top, screen.bottom, screen.wraps) != (0, screen.rows - 1, True)
+            or _find_last(grid) > y
+            or grid[y].cells
+            or (y > 0 and grid[y - 1].wrapped)
+            or self._begun
+            or max(map(len, lines)) > _PLAIN_LINE_LIMIT
+        ):
+            return found.end()
+        for row in grid[:y]:
+            self._on_row_out(row)
+        for line in lines[: -screen.rows]:
+            self._emit(line.rstrip(), None)
+        screen.clear_rows()
+        for line in lines[-screen.rows :]:
+            if line:
+                screen.write(line)
+            screen.move(x=0)
+            screen.line_feed()
+        self._took_plain = True
+        return found.end()
 
     # Sequences
 

@@ -71,6 +71,11 @@ class Screen:
         self._saved = (0, 0)
         self._last = ""
 
+    def clear_rows(self) -> None:
+        """Empty every row and go home; nothing is handed out, all else stays."""
+        self.grid = [Row() for _ in range(self.rows)]
+        self.x = self.y = 0
+
     def write(self, text: str) -> None:
         """Put text, without any control character, at the cursor."""
         cells = list(text) if text.isascii() else self._split(text)

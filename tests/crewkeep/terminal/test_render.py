@@ -70,6 +70,38 @@ def test_many_lines_scroll_out_in_order() -> None:
     assert render_text("\r\n".join(lines).encode()) == lines
 
 
+PLAIN = st.lists(st.sampled_from([b"one", b"", b"  two  ", b"x" * 250]), min_size=60, max_size=120).map(
+    lambda lines: b"".join(line + b"\r\n" for line in lines)
+)
+SPECIAL = st.sampled_from(
+    [
+        b"a\rb\r\n",
+        b"\x1b[5A",
+        b"\x1b[2;9r",
+        b"\x1b[r",
+        b"\x1b[?7l",
+        b"\x1b[?1049h",
+        b"\x1b[?1049l",
+        b"half",
+        b"\x1b[2J",
+        b"\x1b(0",
+        b"y" * 400,
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(PLAIN, SPECIAL), max_size=6).map(b"".join))
+def test_many_plain_lines_at_once_are_as_if_played_one_by_one(raw: bytes) -> None:
+    slow, fast = Renderer(rows=24), Renderer(rows=24)
+    for start in range(0, len(raw), 40):
+        slow.feed(raw[start : start + 40])  # too little at once for the short way
+    fast.feed(raw)
+    assert [row.text() for row in slow.screen.grid] == [row.text() for row in fast.screen.grid]
+    assert (slow.screen.x, slow.screen.y) == (fast.screen.x, fast.screen.y)
+    assert slow.take_settled() + slow.finish() == fast.take_settled() + fast.finish()
+
+
 def test_the_cursor_is_found() -> None:
     assert find_cursor(b"", 24, 80) == (1, 1)
     assert find_cursor(b"\x1b[2J\x1b[3;5Hhi", 24, 80) == (3, 7)
