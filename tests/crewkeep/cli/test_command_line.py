@@ -132,8 +132,7 @@ def test_watching_the_context_prints_each_change_as_a_line(home: Home, tmp_path:
 
 
 def test_a_closed_pipe_ends_quietly(home: Home) -> None:
-    for number in range(40):
-        cli("context", "put", f"key/{number:03}" + "x" * 400, "1", "-w", "w", home=home) if number < 3 else None
+    cli("context", "put", "key", "1", "-w", "w", home=home)
     reader, writer = os.pipe()
     os.close(reader)
     process = start("context", "ls", "-w", "w", home=home, stdout=writer)
