@@ -25,7 +25,7 @@ from coordinator.paths import Home
 from coordinator.services.features import Features, Recovery
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.journal import Journal
-from coordinator.sessions.model import Hosting, LaunchSpec, Outcome, Phase, SessionRecord
+from coordinator.sessions.model import Hosting, LaunchSpec, Outcome, Phase, SessionRecord, Start
 from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import identify_self
@@ -118,7 +118,8 @@ class Keeper:
         def register(known: SessionRecord) -> SessionRecord:
             if known.phase not in (Phase.STARTING, Phase.RECOVERING):
                 raise Conflict(f"{known.name} is {known.phase} already", hint=f"crewkeep inspect {known.name}")
-            known = brake.note_start(known, self._clock.wall_s(), self._settings)
+            if not known.starts:  # the first start of all; later ones are counted by who recovers
+                known = dataclasses.replace(known, starts=(Start(at=self._clock.wall_s(), epoch=known.epoch),))
             return dataclasses.replace(known, owner=me, agent=None, hosting=Hosting.KEEPER)
 
         self._record = self._registry.change(self._record.id, epoch=self._record.epoch, change=register)

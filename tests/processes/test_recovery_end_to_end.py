@@ -28,6 +28,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.sight import show_state
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import processes, scan
+from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.processes import Liveness, ProcessIdentity
 from crewkeep.ending import kill_session, stop_session
 from crewkeep.patrol_client import ask_patrol, ensure_patrol
@@ -151,10 +152,24 @@ def kill(*identities: ProcessIdentity | None) -> None:
     for identity in identities:
         assert identity is not None
         assert processes.send_signal(identity, signal.SIGKILL)
+    for identity in identities:
+        assert identity is not None
+        assert processes.wait_gone(identity, 5)
 
 
 def left_of(record: SessionRecord) -> list[int]:
     return [identity.pid for identity in scan.find_marked([record.nonce])]
+
+
+def stop_without_lock(pid: int, lock: Path) -> bool:
+    """Stop a process at a moment at which it does not hold the lock (or else its recovery would have to kill it)."""
+    os.kill(pid, signal.SIGSTOP)
+    identity = processes.identify(pid)
+    wait_until(lambda: processes.observe(identity) is Liveness.STOPPED, what="the stop")
+    if pid not in find_lock_holders([lock]):
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
 
 
 # Whoever is killed comes back
@@ -255,8 +270,9 @@ def test_a_keeper_stopped_past_its_lease_is_fenced_and_leaves_with_its_own_code(
         keeper = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "CREWKEEP_HOME": str(crew.home.path)})
     try:
         before = crew.wait_running(record, 0)
-        os.kill(keeper.pid, signal.SIGSTOP)
         settings = settings_of(launch)
+        lock = crew.home.session(record.id).lock
+        wait_until(lambda: stop_without_lock(keeper.pid, lock), what="the keeper to be stopped while it holds no lock")
         wait_until(
             lambda: show_state(crew.home, crew.get(record), settings)[0] is State.HUNG, what="a stopped keeper to be seen as hung"
         )
@@ -296,9 +312,7 @@ def test_many_recoverers_of_one_death_make_one_incarnation(crew: Crew) -> None:
         from coordinator.paths import Home
         from coordinator.sessions.registry import Registry
         from coordinator.config import Settings
-        from recovery import manifest
-from recovery.checkpoint import find_newest_whole, read_json
-from recovery.restore import recover_session
+        from recovery.restore import recover_session
         from recovery.starter import start_keeper
         home = Home.at(sys.argv[1])
         print("ready", flush=True)
@@ -463,15 +477,15 @@ def test_always_restarts_what_fails_and_the_count_survives_keeper_and_patrol(cre
     kill(waiting.owner)
     patrol = processes.identify(pid)
     kill(patrol)
-    wait_until(lambda: processes.observe(patrol).is_gone, what="the end of the patrol")
     ensure_patrol(crew.home)
     parked = crew.wait_ended(record)
     assert parked.phase is Phase.PARKED
-    assert parked.epoch == 5
+    assert crew.home.session(record.id).keeper_log.read_text().count(" runs at epoch ") == 5
 
 
 def test_a_session_whose_secret_is_missing_parks_and_names_it(crew: Crew) -> None:
     record = crew.start(SLEEP, settings={"SHOP_API_KEY": "s3cret-v4lue"})
+    crew.wait_watched(record)
     kill(record.owner)  # the patrol has the secret in memory
     after = crew.wait_running(record, 1)
     environment = scan.read_environment(after.agent.pid if after.agent else 0)
