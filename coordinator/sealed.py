@@ -22,7 +22,9 @@ Body = dict[str, Any]
 
 def encode_sealed(kind: str, format: int, body: Body) -> bytes:
     """Return the line (ASCII, ends with a newline). ``body`` is JSON; text may hold undecodable bytes as surrogates."""
-    return (_canonical({"kind": kind, "format": format, "digest": _digest(kind, format, body), "body": body}) + "\n").encode("ascii")
+    return (_canonical({"kind": kind, "format": format, "digest": _digest(kind, format, body), "body": body}) + "\n").encode(
+        "ascii"
+    )
 
 
 def decode_sealed(data: bytes, kind: str, format: int, *, path: object) -> Body:
@@ -86,4 +88,6 @@ def _digest(kind: str, format: int, body: Body) -> str:
 
 
 def _damaged(path: object, reason: str, what: str) -> Damaged:
-    return Damaged(f"{path} {what}", hint="run `crewkeep doctor`; whole older copies are used meanwhile", path=str(path), reason=reason)
+    return Damaged(
+        f"{path} {what}", hint="run `crewkeep doctor`; whole older copies are used meanwhile", path=str(path), reason=reason
+    )

@@ -65,7 +65,14 @@ def test_environment_wins_over_project_over_user_over_default(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("GRACE_S", "soon"), ("GRACE_S", "-1"), ("GRACE_S", "nan"), ("HANG_POLICY", "kill"), ("USE_CGROUP", "maybe"), ("LEASE_S", "0.5")],
+    [
+        ("GRACE_S", "soon"),
+        ("GRACE_S", "-1"),
+        ("GRACE_S", "nan"),
+        ("HANG_POLICY", "kill"),
+        ("USE_CGROUP", "maybe"),
+        ("LEASE_S", "0.5"),
+    ],
 )
 def test_a_bad_setting_is_refused_with_its_source(name: str, value: str, tmp_path) -> None:
     with pytest.raises(InvalidInput) as caught:

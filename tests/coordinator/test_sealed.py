@@ -28,7 +28,14 @@ def test_each_kind_of_damage_has_its_own_reason() -> None:
     assert reason_of(whole + b"x" * 1111) == "trailing"
     assert reason_of(b"not json\n") == "unreadable"
     assert reason_of(b"[" * 100_000 + b"\n") == "unreadable"
-    for shape in (b"[]\n", b"null\n", b"7\n", b"{}\n", b'{"kind":"session","body":{}}\n', b'{"kind":"other","format":1,"body":{}}\n'):
+    for shape in (
+        b"[]\n",
+        b"null\n",
+        b"7\n",
+        b"{}\n",
+        b'{"kind":"session","body":{}}\n',
+        b'{"kind":"other","format":1,"body":{}}\n',
+    ):
         assert reason_of(shape) == "wrong-shape"
     assert reason_of(whole.replace(b'"count":3', b'"count":4')) == "wrong-digest"
 
