@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crewkeep.session import Session
-
 from coordinator.context import SharedContext
 from coordinator.context.model import Entry
 from coordinator.errors import VersionConflict
+from crewkeep.session import Session
 
 PREFIX = "tasks/"
 #: Pieces that a task is worked on in, and the pause after each: the demo shall be watched, not raced.
