@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import CodexHome
 from model_server import Ask, ModelServer, Shell
-from support import cli, cli_json, find_home_processes, wait_until
+from support import cli, cli_json, end_home_processes, find_home_processes, wait_until
 
 from coordinator.agents.codex import GO_ON
 from coordinator.paths import Home
@@ -107,6 +107,26 @@ def test_a_killed_session_comes_back_in_its_own_conversation(
         assert not [path for path in home.path.rglob("*") if path.is_file() and b"nobody-asks" in path.read_bytes()], (
             "a secret on disk"
         )
+
+
+def test_after_everything_was_killed_recover_brings_the_conversation_back_once_the_secret_is_there(
+    home: Home, make_codex_home: Make
+) -> None:
+    with ModelServer(lambda ask: work.answer(ask)) as model:
+        codex = make_codex_home(model.url)
+        work = Work(codex.work)
+        run_codex(home, codex, "exec", "-s", "danger-full-access", "--skip-git-repo-check", "work on the heron")
+        end_home_processes(home)
+        parked = cli("recover", "--all", "--yes", home=home)
+        assert "SCRIPTED_KEY" in parked.stdout + parked.stderr
+        [row] = cli_json("ps", "--json", home=home)
+        assert row["state"] == "parked"
+        assert "SCRIPTED_KEY" in row["reason"]
+        recovered = cli("recover", "coder", "--yes", home=home, env=codex.environment)
+        assert recovered.returncode == 0, recovered.stderr
+        assert "work on the heron" in wait_return(model).said_by("user")
+        assert cli("wait", "coder", "--timeout", "30s", home=home).returncode == 0
+        assert work.ticks.stat().st_size == work.ticks_at_return
 
 
 def test_a_lost_transcript_is_put_back_from_the_checkpoint(home: Home, make_codex_home: Make) -> None:
