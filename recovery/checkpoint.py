@@ -17,22 +17,18 @@ Invariants:
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
-import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from coordinator import sealed
-from coordinator.config import CHECKPOINTS_KEPT, PART_VERIFY_BYTES, SWEEP_AGE_S, TRANSCRIPT_LIMIT_BYTES
+from coordinator.config import CHECKPOINTS_KEPT, SWEEP_AGE_S, TRANSCRIPT_LIMIT_BYTES
 from coordinator.context.values import encode_value
-from coordinator.errors import Busy, Damaged, FormatTooNew, NotFound, Refused, StorageError
+from coordinator.errors import Busy, Damaged, NotFound, StorageError
 from coordinator.paths import Home, SessionPaths
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec, SessionRecord
@@ -40,46 +36,18 @@ from coordinator.sessions.registry import Registry
 from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
 from recovery import gitstate, manifest, quarantine
-from recovery.draft import CHUNK_BYTES, Draft, fill_aside
-from recovery.manifest import Manifest, Part
+from recovery.draft import Draft, fill_aside
+from recovery.manifest import Manifest
+from recovery.saved import CheckpointInfo as CheckpointInfo
+from recovery.saved import find_part_path as find_part_path
+from recovery.saved import look_at_checkpoint
+from recovery.saved import read_json as read_json
+from recovery.saved import read_part as read_part
 from recovery.transcript import TranscriptState, look_at_open, look_at_transcript
 
 #: ``state=KEEP`` takes the state over from the checkpoint before.
 KEEP: Final[Any] = object()
 _TRIES = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointInfo:
-    """One checkpoint as it lies on disk."""
-
-    number: int
-    #: ``None`` when the manifest cannot be read.
-    manifest: Manifest | None
-    path: Path
-    #: Why it is not whole, beginning with the part's name; empty if it is.
-    damage: str = ""
-    #: A newer crewkeep took it: it cannot be used here, and is left alone.
-    too_new: bool = False
-
-    @property
-    def whole(self) -> bool:
-        return not self.damage
-
-    def encode(self) -> dict[str, Any]:
-        """Return an element of ``checkpoints --json`` (``at`` in seconds since 1970)."""
-        found = self.manifest
-        return {
-            "number": self.number,
-            "at": found.at if found else None,
-            "epoch": found.epoch if found else None,
-            "bytes": found.bytes if found else None,
-            "whole": self.whole,
-            "parts": [{"name": part.name, "bytes": part.bytes, "digest": part.digest} for part in found.parts] if found else [],
-            "why": found.why if found else None,
-            "damage": self.damage or None,
-            "notes": list(found.notes) if found else [],
-        }
 
 
 def take_checkpoint(
@@ -132,7 +100,7 @@ def iter_checkpoints(paths: SessionPaths, *, below: int | None = None, deep: boo
     """Verify one checkpoint after the other, newest first. Raises ``StorageError``."""
     for number, directory in _list_directories(paths):
         if below is None or number < below:
-            yield _look(directory, number, paths.path.name, deep=deep)
+            yield look_at_checkpoint(directory, number, paths.path.name, deep=deep)
 
 
 def find_newest_whole(paths: SessionPaths, below: int | None = None, *, deep: bool = False) -> CheckpointInfo | None:
@@ -145,45 +113,7 @@ def get_checkpoint(paths: SessionPaths, number: int, *, deep: bool = False) -> C
     directory = paths.checkpoints / manifest.name_directory(number)
     if not directory.is_dir():
         raise NotFound(f"session {paths.path.name} has no checkpoint {number}", hint="see `crewkeep checkpoints`")
-    return _look(directory, number, paths.path.name, deep=deep)
-
-
-def read_part(checkpoint: CheckpointInfo, name: str) -> bytes | None:
-    """Return a part's bytes, proven against the manifest, ``None`` if there is no such part. Raises ``Damaged``."""
-    part = _part_of(checkpoint, name)
-    if part is None:
-        return None
-    path = checkpoint.path / name
-    try:
-        data = files.read_bounded(path, part.bytes)
-    except (FileNotFoundError, Refused) as error:
-        raise _damaged(path, f"{name}: missing", "missing") from error
-    if len(data) != part.bytes or hashlib.sha256(data).hexdigest() != part.digest:
-        reason = "wrong-digest" if len(data) == part.bytes else "truncated"
-        raise _damaged(path, f"{name}: {reason}", reason)
-    return data
-
-
-def read_json(checkpoint: CheckpointInfo, name: str) -> Any:
-    """Return a part's JSON, ``None`` if there is no such part. Raises ``Damaged``, ``StorageError``."""
-    data = read_part(checkpoint, name)
-    if data is None:
-        return None
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:  # its digest is right: somebody wrote this, but not we
-        raise _damaged(checkpoint.path / name, f"{name}: unreadable", "unreadable") from error
-
-
-def find_part_path(checkpoint: CheckpointInfo, name: str) -> Path | None:
-    """Return the file of a part after proving all of it, ``None`` if there is no such part. Raises ``Damaged``."""
-    part = _part_of(checkpoint, name)
-    if part is None:
-        return None
-    path = checkpoint.path / name
-    if fault := _look_at_part(path, part, deep=True):
-        raise _damaged(path, f"{name}: {fault}", fault)
-    return path
+    return look_at_checkpoint(directory, number, paths.path.name, deep=deep)
 
 
 def quarantine_damaged(home: Home, session_id: str) -> list[str]:
@@ -197,6 +127,18 @@ def quarantine_damaged(home: Home, session_id: str) -> list[str]:
         if quarantine.quarantine(home, found.path, found.damage, session_id) is not None:
             told.append(f"checkpoint {found.number} set aside ({found.damage})")
     return told
+
+
+def list_git_states(paths: SessionPaths) -> list[gitstate.GitState]:
+    """Return the git parts of all checkpoints: who removes a session gives them to ``forget_git_refs`` afterwards."""
+    return [git for _, directory in _list_directories(paths) if (git := _read_git(directory)) is not None]
+
+
+def forget_git_refs(states: Iterable[gitstate.GitState]) -> None:
+    """Remove the hidden refs of checkpoints that are gone. What git cannot remove stays; nothing is raised for it."""
+    for git in states:
+        if git.ref is not None:
+            gitstate.forget(git.top, [git.ref])
 
 
 def describe_launch(record: SessionRecord, launch: LaunchSpec) -> dict[str, Any]:
@@ -241,7 +183,7 @@ def _add_transcript(draft: Draft, conversation: Conversation, before: Checkpoint
 
 
 def _take_over(draft: Draft, before: CheckpointInfo, name: str) -> None:
-    part = _part_of(before, name)
+    part = before.find_part(name)
     if part is not None:
         draft.take_over(part, before.path)
 
@@ -285,13 +227,13 @@ def _promote(home: Home, record: SessionRecord, draft: Draft, cwd: str, why: str
                     files.sync_directory(paths.checkpoints)
                     return saved
         except BaseException:
-            if draft.directory.is_dir():  # else it did appear; only that is not yet proven durable
-                _forget_ref(git)
+            if git is not None and draft.directory.is_dir():  # else it did appear; only that is not yet proven durable
+                forget_git_refs([git])
             raise
         # Another process of the same incarnation was quicker: the number is taken, the parts are still good.
-        _forget_ref(git)
         draft.drop(manifest.MANIFEST_NAME)
         if git is not None:
+            forget_git_refs([git])
             draft.drop(manifest.GIT)
     raise Busy(f"other processes take checkpoints of {record.name} all the time", hint="try again")
 
@@ -309,12 +251,7 @@ def _find_next_number(home: Home, record: SessionRecord) -> int:
 def _drop_old(paths: SessionPaths) -> None:
     """Drop all but the newest; one that cannot be dropped stays for the next time."""
     for _, directory in _list_directories(paths)[CHECKPOINTS_KEPT:]:
-        refs, cwd = [], None
-        try:
-            git = gitstate.GitState.decode(json.loads((directory / manifest.GIT).read_bytes()))
-            refs, cwd = ([git.ref] if git.ref else []), git.top
-        except (OSError, ValueError, TypeError, KeyError):
-            pass  # without git, or damaged: then its ref, if any, stays
+        git = _read_git(directory)
         aside = paths.checkpoints / f"{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
         try:
             failpoints.hit("checkpoint.drop")
@@ -322,8 +259,15 @@ def _drop_old(paths: SessionPaths) -> None:
         except OSError:
             continue
         shutil.rmtree(aside, ignore_errors=True)
-        if cwd is not None:
-            gitstate.forget(cwd, refs)
+        forget_git_refs([git] if git is not None else [])
+
+
+def _read_git(directory: Path) -> gitstate.GitState | None:
+    """Return the git part of a checkpoint that is to go; ``None`` without one, or if it is damaged (then its ref stays)."""
+    try:
+        return gitstate.GitState.decode(json.loads((directory / manifest.GIT).read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _sweep_temporaries(paths: SessionPaths, now_s: float) -> None:
@@ -336,14 +280,6 @@ def _sweep_temporaries(paths: SessionPaths, now_s: float) -> None:
                 continue
             if old:
                 shutil.rmtree(paths.checkpoints / name, ignore_errors=True)
-
-
-def _forget_ref(git: gitstate.GitState | None) -> None:
-    if git is not None and git.ref is not None:
-        gitstate.forget(git.top, [git.ref])
-
-
-# Verifying
 
 
 def _list_directories(paths: SessionPaths) -> list[tuple[int, Path]]:
@@ -359,65 +295,3 @@ def _list_names(directory: Path) -> list[str]:
         return []
     except OSError as error:
         raise StorageError.from_os(error, "list", directory) from error
-
-
-def _look(directory: Path, number: int, session_id: str, *, deep: bool) -> CheckpointInfo:
-    path = directory / manifest.MANIFEST_NAME
-    try:
-        found = Manifest.decode(sealed.read_sealed(path, manifest.MANIFEST_KIND, manifest.MANIFEST_FORMAT))
-    except Damaged as error:
-        return CheckpointInfo(number=number, manifest=None, path=directory, damage=f"manifest: {error.reason}")
-    except FormatTooNew as error:
-        damage = f"manifest: format {error.format} of a newer crewkeep"
-        return CheckpointInfo(number=number, manifest=None, path=directory, damage=damage, too_new=True)
-    except Refused:  # a symbolic link, a directory, or larger than any manifest
-        return CheckpointInfo(number=number, manifest=None, path=directory, damage="manifest: wrong-shape")
-    except (KeyError, TypeError, ValueError):
-        return CheckpointInfo(number=number, manifest=None, path=directory, damage="manifest: wrong-shape")
-    if found.number != number or found.session != session_id:
-        damage = f"manifest: is that of checkpoint {found.number} of session {found.session}"
-        return CheckpointInfo(number=number, manifest=found, path=directory, damage=damage)
-    for part in found.parts:
-        if fault := _look_at_part(directory / part.name, part, deep=deep):
-            return CheckpointInfo(number=number, manifest=found, path=directory, damage=f"{part.name}: {fault}")
-    return CheckpointInfo(number=number, manifest=found, path=directory)
-
-
-def _look_at_part(path: Path, part: Part, *, deep: bool) -> str:
-    """Return what is wrong with a part's file, in a word of ``errors.Damaged.reason``; empty if nothing is."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        return "missing"
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return "wrong-shape"  # a symbolic link
-        raise StorageError.from_os(error, "read", path) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return "wrong-shape"
-        if status.st_size != part.bytes:
-            return "empty" if status.st_size == 0 else "truncated" if status.st_size < part.bytes else "trailing"
-        if not deep and part.bytes > PART_VERIFY_BYTES:
-            return ""
-        digest, zeros, at = hashlib.sha256(), True, 0
-        while chunk := os.pread(fd, CHUNK_BYTES, at):
-            digest.update(chunk)
-            zeros = zeros and not chunk.strip(b"\0")
-            at += len(chunk)
-    except OSError as error:
-        raise StorageError.from_os(error, "read", path) from error
-    finally:
-        os.close(fd)
-    if digest.hexdigest() == part.digest:
-        return ""
-    return "zero-filled" if zeros else "wrong-digest"
-
-
-def _part_of(checkpoint: CheckpointInfo, name: str) -> Part | None:
-    return checkpoint.manifest.find_part(name) if checkpoint.manifest is not None else None
-
-
-def _damaged(path: Path, what: str, reason: str) -> Damaged:
-    return Damaged(f"{path} is damaged ({what})", hint="the checkpoint before it is used", path=str(path), reason=reason)

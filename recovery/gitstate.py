@@ -1,8 +1,8 @@
 """The git state of a directory: commit, branch, and a hidden ref that holds what is not committed.
 
 Uncommitted changes and untracked, not ignored files are written as objects through a *temporary* index and a commit made by
-``commit-tree``; ``refs/crewkeep/<session>/<number>`` keeps it from being collected. The user's index, work tree, branches, stash,
-reflog and hooks are never touched.
+``commit-tree``; ``refs/crewkeep/<session>/<number>`` keeps it from being collected. Where nothing is uncommitted there is no
+ref. The user's index, work tree, branches, stash, reflog and hooks are never touched.
 
 Not promised: files larger than ``GIT_FILE_LIMIT_BYTES``, more than ``GIT_TOTAL_LIMIT_BYTES`` in all (left out and named),
 the inside of submodules, and anything at all when git is slower than ``GIT_TIMEOUT_S``: then there is a note instead.
@@ -40,7 +40,7 @@ class GitState:
     commit: str | None
     #: ``None`` when HEAD is detached.
     branch: str | None
-    #: The hidden ref, ``None`` if it could not be made (see ``note``).
+    #: The hidden ref; ``None`` if there was nothing uncommitted to hold, or it could not be made (see ``note``).
     ref: str | None
     #: What the ref points to.
     saved: str | None = None
@@ -83,9 +83,12 @@ def capture(cwd: str | os.PathLike[str], session_id: str, number: int) -> GitSta
             branch=git.find("symbolic-ref", "--quiet", "--short", "HEAD"),
         )
         saved, left_out = _save_work(git, top, state.commit)
+        state = dataclasses.replace(state, left_out=tuple(left_out[:20]))
+        if saved is None:
+            return state
         ref = f"{_REF_ROOT}/{session_id}/{number}"
         git.read("update-ref", "--no-deref", ref, saved)
-        return dataclasses.replace(state, ref=ref, saved=saved, left_out=tuple(left_out[:20]))
+        return dataclasses.replace(state, ref=ref, saved=saved)
     except (_GitFailed, OSError) as error:
         return dataclasses.replace(state, note=f"not saved: {error}")
 
@@ -99,8 +102,8 @@ def forget(cwd: str | os.PathLike[str], refs: Sequence[str]) -> None:
                 git.read("update-ref", "--no-deref", "-d", ref)
 
 
-def _save_work(git: _Git, top: str, commit: str | None) -> tuple[str, list[str]]:
-    """Return a commit that holds the work tree as it is (HEAD itself if nothing differs), and what was left out."""
+def _save_work(git: _Git, top: str, commit: str | None) -> tuple[str | None, list[str]]:
+    """Return a commit that holds the work tree as it is (``None`` if HEAD does), and what was left out."""
     index = Path(git.read("rev-parse", "--path-format=absolute", "--git-path", "index"))
     with tempfile.TemporaryDirectory(prefix="crewkeep-git-", ignore_cleanup_errors=True) as directory:
         temporary = os.path.join(directory, "index")
@@ -118,7 +121,7 @@ def _save_work(git: _Git, top: str, commit: str | None) -> tuple[str, list[str]]
             )
         tree = git.read("write-tree")
         if commit is not None and tree == git.read("rev-parse", f"{commit}^{{tree}}"):
-            return commit, left_out
+            return None, left_out
         parents = ["-p", commit] if commit is not None else []
         return git.read("commit-tree", tree, *parents, "-m", "crewkeep checkpoint"), left_out
 

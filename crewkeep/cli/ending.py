@@ -67,8 +67,12 @@ def remove(
         raise Refused(f"not ended: {names}", hint=f"crewkeep stop {names}, or crewkeep rm --force {names}")
     if living:
         _end(house, living, None, as_json, show=False)
+    from recovery.checkpoint import forget_git_refs, list_git_states
+
     for record in records:
+        states = list_git_states(house.home.session(record.id))
         house.registry.remove(record.id)
+        forget_git_refs(states)
         if not as_json:
             output.print_line(record.name)
     if as_json:

@@ -287,15 +287,24 @@ def test_uncommitted_and_untracked_files_are_saved_without_touching_index_or_wor
     assert git(repository, "show", f"{state.ref}:tracked") == "two\n"
 
 
-def test_a_clean_work_tree_is_its_own_commit_and_refs_go_with_their_checkpoints(
+def test_refs_go_with_their_checkpoints_and_a_clean_work_tree_needs_none(
     home: Home, record: SessionRecord, launch: LaunchSpec, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def list_refs() -> list[str]:
+        return git(repository, "for-each-ref", "--format=%(refname)", "refs/crewkeep").split()
+
+    take_checkpoint(home, record, launch)
+    state = gitstate.capture(repository, record.id, 99)
+    assert state is not None
+    assert (state.commit, state.ref) == (git(repository, "rev-parse", "HEAD").strip(), None)
+    assert list_refs() == []
     monkeypatch.setattr(checkpoint, "CHECKPOINTS_KEPT", 2)
+    (repository / "new").write_text("new\n")
     for _ in range(3):
         take_checkpoint(home, record, launch)
-    refs = git(repository, "for-each-ref", "--format=%(refname) %(objectname)", "refs/crewkeep").split("\n")
-    head = git(repository, "rev-parse", "HEAD").strip()
-    assert sorted(filter(None, refs)) == [f"refs/crewkeep/{record.id}/{number} {head}" for number in (2, 3)]
+    assert list_refs() == [f"refs/crewkeep/{record.id}/{number}" for number in (3, 4)]
+    checkpoint.forget_git_refs(checkpoint.list_git_states(home.session(record.id)))
+    assert list_refs() == []
 
 
 def test_a_repository_without_commits_a_conflict_and_a_removed_file_are_saved_too(tmp_path: Path, repository: Path) -> None:
