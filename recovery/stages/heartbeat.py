@@ -9,6 +9,7 @@ Not judged here: whether the process lives (pid); a dead one's fresh beat means 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from coordinator.sessions.model import Beat, Phase, SessionRecord
@@ -91,9 +92,9 @@ def _find(evidence: Evidence, verdict: Verdict, reason: str) -> Finding:
     else:
         same_boot = beat.boot_id == evidence.boot_id
         told |= {
-            "age_s": round(evidence.now_monotonic_s - beat.monotonic_s, 3) if same_boot else None,
-            "progress_age_s": round(evidence.now_monotonic_s - beat.progress_monotonic_s, 3) if same_boot else None,
-            "slept_s": round(max(0.0, _slept_s(evidence, beat)), 3) if same_boot else None,
+            "age_s": _tell(evidence.now_monotonic_s - beat.monotonic_s) if same_boot else None,
+            "progress_age_s": _tell(evidence.now_monotonic_s - beat.progress_monotonic_s) if same_boot else None,
+            "slept_s": _tell(max(0.0, _slept_s(evidence, beat))) if same_boot else None,
             "progress_count": beat.progress_count,
             "seq": beat.seq,
             "epoch": beat.epoch,
@@ -101,3 +102,8 @@ def _find(evidence: Evidence, verdict: Verdict, reason: str) -> Finding:
             "needs_user": beat.needs_user,
         }
     return Finding(layer=Layer.HEARTBEAT, verdict=verdict, reason=reason, evidence=told)
+
+
+def _tell(seconds: float) -> float | None:
+    """Round for people; what is not a number has no place in JSON."""
+    return round(seconds, 3) if math.isfinite(seconds) else None

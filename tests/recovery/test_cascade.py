@@ -338,7 +338,7 @@ def test_the_cascade_is_total_and_tells_all_five_layers(evidence: Evidence) -> N
     assert any(one.verdict is diagnosis.verdict and one.reason == diagnosis.reason for one in diagnosis.findings)
     assert diagnosis.reason
     assert diagnosis.action
-    encoded = json.loads(json.dumps(encode_diagnosis(diagnosis)))
+    encoded = json.loads(json.dumps(encode_diagnosis(diagnosis), allow_nan=False))
     assert set(encoded) == {"session", "verdict", "reason", "layers", "action"}
     assert all({"layer", "finding", "evidence"} <= set(layer) for layer in encoded["layers"])
 
