@@ -23,20 +23,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from coordinator.config import EXIT_SUPERSEDED, SHUTDOWN_TIMEOUT_S, Settings, load_settings
+from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings, load_settings
 from coordinator.context import SharedContext
-from coordinator.errors import Conflict, CrewkeepError, InvalidInput, Superseded, TimedOut
+from coordinator.errors import CrewkeepError, InvalidInput, Refused, Superseded, TimedOut
 from coordinator.paths import Home
 from coordinator.services.sync import CoordinatorThread
 from coordinator.services.view import View, Watch, Watcher
 from coordinator.sessions.journal import Journal
-from coordinator.sessions.launch import build_launch
 from coordinator.sessions.model import Hosting, LaunchSpec, Outcome, Phase, Restart, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import resolve_workspace
 from coordinator.system import processes
 from crewkeep import shutdown
-from crewkeep.takeover import check_resumable, fence_contexts, open_for, read_newest_state, read_state, reap
+from crewkeep.program import (
+    check_restart,
+    describe_program,
+    exit_superseded,
+    find_inside,
+    judge_exit,
+    list_secret_names,
+    open_for,
+    write_end,
+)
 
 if TYPE_CHECKING:
     from crewkeep.patrol_client import PatrolLink
@@ -72,7 +80,7 @@ class Session:
         self.restored_state = restored_state
         self._registry = Registry(home)
         self._is_owner, self._pid = is_owner, os.getpid()
-        self._on_superseded = on_superseded or _exit_superseded
+        self._on_superseded = on_superseded or exit_superseded
         self._closing = threading.Lock()
         self._is_closed = False
         self._link: PatrolLink | None = None
@@ -103,20 +111,25 @@ class Session:
         Raises ``Refused`` when a session that has not ended bears the name, ``InvalidInput``, ``StorageError``.
         """
         home = home or Home.find()
-        inside = _find_inside(home, os.environ)
+        inside = find_inside(home, os.environ)
         if inside is not None and name is not None and inside.name == name:
             return cls.current(home=home, settings=settings, on_superseded=on_superseded)
-        launch = _describe_program()
-        record = Registry(home).create(
+        launch = describe_program()
+        registry = Registry(home)
+        record = registry.create(
             name=name,
             workspace=resolve_workspace(workspace, os.environ, launch.cwd),
             hosting=Hosting.PROGRAM,
             launch=launch,
-            restart=_check_restart(restart),
+            restart=check_restart(restart),
             parent=inside.id if inside is not None else None,
             owner=processes.identify_self(),
         )
-        return cls._begin(home, record, launch, settings, on_superseded, restored_state=None, restored_from=None)
+        try:
+            return cls._begin(home, record, launch, settings, on_superseded, restored_state=None)
+        except CrewkeepError as error:
+            write_end(registry, record, Outcome.FAILED, f"it could not begin: {error}")
+            raise
 
     @classmethod
     def resume(
@@ -129,37 +142,58 @@ class Session:
     ) -> Session:
         """Go on as the next incarnation of a session, with the state of its newest whole checkpoint.
 
-        The epoch is raised first, then what the old incarnation left is ended. Raises ``Refused`` while its owner may be
-        alive, ``Superseded`` when somebody else resumed it first, ``NotFound``, ``Damaged``, ``StorageError``.
+        The same as any recovery (see ``recovery.restore``), with this program as what is started. Raises ``Refused``
+        while its owner may be alive, ``Superseded`` when somebody else was first, ``NotFound``, ``Damaged``,
+        ``StorageError``, ``Busy``.
         """
+        from recovery.restore import RestoredState, Result, recover_session
+
         home = home or Home.find()
-        registry = Registry(home)
+        registry, me = Registry(home), processes.identify_self()
         found = registry.find(name)
-        check_resumable(found)
-        launch = _describe_program()
-        me = processes.identify_self()
-        record = registry.raise_epoch(found.id, expected=found.epoch, reason="a program resumes it", by=me)
-        fence_contexts(home, record)
-        reap(record, me)
-        number, state = read_newest_state(home, record)
-        registry.set_launch(record.id, launch, epoch=record.epoch)
-        record = registry.change(
-            record.id,
-            epoch=record.epoch,
-            change=lambda known: dataclasses.replace(
-                known,
-                hosting=Hosting.PROGRAM,
-                command=launch.argv,
-                cwd=launch.cwd,
-                agent_name=launch.agent,
-                owner=me,
-                agent=None,
-                unreaped_nonces=(),
-                not_before_at=None,
-                restarts=known.restarts + 1,
-            ),
+        if found.owner == me and found.phase is not Phase.ENDED:
+            raise Refused(f"{found.name} is this very program's already", hint="close it first")
+        program = describe_program()
+        began: list[Session] = []
+
+        def start(record: SessionRecord, _: LaunchSpec, restored: RestoredState) -> SessionRecord:
+            registry.set_launch(record.id, program, epoch=record.epoch)
+            record = registry.change(
+                record.id,
+                epoch=record.epoch,
+                change=lambda known: dataclasses.replace(
+                    known,
+                    hosting=Hosting.PROGRAM,
+                    command=program.argv,
+                    cwd=program.cwd,
+                    agent_name=program.agent,
+                    owner=me,
+                ),
+            )
+            began.append(cls._begin(home, record, program, settings, on_superseded, restored_state=restored.state))
+            return began[0]._record
+
+        outcome = recover_session(
+            home,
+            registry,
+            found.id,
+            expected_epoch=found.epoch,
+            reason="a program resumes it",
+            starter=start,
+            secrets={**dict.fromkeys(list_secret_names(registry, found), ""), **os.environ},
+            revive=True,
+            settings=settings,
         )
-        return cls._begin(home, record, launch, settings, on_superseded, restored_state=state, restored_from=number)
+        if outcome.outcome is Result.RECOVERED:
+            return began[0]
+        for session in began:
+            session._finish(None, "it was resumed elsewhere")
+        if outcome.outcome is Result.ALREADY:
+            raise Superseded(found.id, found.epoch, registry.get(found.id).epoch)
+        raise Refused(
+            f"{found.name} (epoch {found.epoch}{_name_owner(found)}) cannot be resumed: {outcome.outcome}, {outcome.reason}",
+            hint=f"crewkeep why {found.name}; crewkeep stop {found.name}",
+        )
 
     @classmethod
     def current(
@@ -170,14 +204,16 @@ class Session:
         Its owner stays the keeper: leaving does not end it. Raises ``InvalidInput`` outside a session, ``Superseded``
         when a newer incarnation exists.
         """
+        from recovery.putting_back import read_restored_state
+
         home = home or Home.find()
-        record = _find_inside(home, os.environ)
+        record = find_inside(home, os.environ)
         if record is None:
             raise InvalidInput("this program is not inside a session", hint="use Session.start, or: crewkeep run -- COMMAND")
         session = cls(
             home,
             record,
-            restored_state=read_state(home, record, record.restored_from),
+            restored_state=read_restored_state(home, record).state,
             is_owner=False,
             settings=settings or load_settings(project=Path(record.cwd)),
             on_superseded=on_superseded,
@@ -195,27 +231,22 @@ class Session:
         on_superseded: OnSuperseded | None,
         *,
         restored_state: Any,
-        restored_from: int | None,
     ) -> Session:
         """Come to work as the owner of ``record``."""
-        registry = Registry(home)
+        session = cls(
+            home,
+            record,
+            restored_state=restored_state,
+            is_owner=True,
+            settings=settings or load_settings(project=Path(launch.cwd)),
+            on_superseded=on_superseded,
+        )
+        session._start_thread()
         try:
-            session = cls(
-                home,
-                record,
-                restored_state=restored_state,
-                is_owner=True,
-                settings=settings or load_settings(project=Path(launch.cwd)),
-                on_superseded=on_superseded,
-            )
-            session._start_thread()
-            session._change(
-                lambda known: dataclasses.replace(
-                    known, phase=Phase.RUNNING, started_at=registry.now_s(), restored_from=restored_from, reason=None
-                )
-            )
-        except CrewkeepError as error:
-            _write_end(registry, record, Outcome.FAILED, f"it could not begin: {error}")
+            now_s = session._registry.now_s()
+            session._change(lambda known: dataclasses.replace(known, phase=Phase.RUNNING, started_at=now_s, reason=None))
+        except CrewkeepError:
+            session._finish(None, "it could not begin")
             raise
         session._link_to_patrol(launch)
         return session
@@ -316,7 +347,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        outcome, reason = _judge_exit(error)
+        outcome, reason = judge_exit(error)
         try:
             self.close(outcome, reason)
         except CrewkeepError:
@@ -350,7 +381,7 @@ class Session:
         if outcome is None and not stopping:
             Journal(self.home.session(self.id)).append("interrupted", {"by": reason}, epoch=self.epoch, durable=True)
             return
-        _write_end(self._registry, self._record, outcome or Outcome.STOPPED, reason)
+        write_end(self._registry, self._record, outcome or Outcome.STOPPED, reason)
 
     def _say_farewell(self, why: str) -> None:
         """The program ends without having closed the session."""
@@ -358,7 +389,7 @@ class Session:
             self._finish(None, why)  # a signal: a crash, unless it is a stop
             return
         is_interactive = hasattr(sys, "ps1")  # there, an error of before did not end the program
-        self._finish(*_judge_exit(None if is_interactive else getattr(sys, "last_value", None)))
+        self._finish(*judge_exit(None if is_interactive else getattr(sys, "last_value", None)))
 
     # Helpers
 
@@ -387,63 +418,5 @@ class Session:
             raise InvalidInput(f"session {self.name} is closed here", hint="Session.resume begins its next incarnation")
 
 
-def _find_inside(home: Home, environment: Mapping[str, str]) -> SessionRecord | None:
-    """Return the record of the session that this program is inside of, ``None`` outside one. Raises ``Superseded``."""
-    session_id, epoch = environment.get("CREWKEEP_SESSION"), environment.get("CREWKEEP_EPOCH", "")
-    if not session_id or environment.get("CREWKEEP_HOME") is None or Home.find(environment) != home:
-        return None
-    record = Registry(home).get(session_id)
-    if epoch.isdecimal() and int(epoch) != record.epoch:
-        raise Superseded(record.id, int(epoch), record.epoch)
-    return record
-
-
-def _describe_program() -> LaunchSpec:
-    """Return how this very program was started."""
-    argv = (sys.executable or sys.orig_argv[0], *sys.orig_argv[1:])
-    return build_launch(argv, os.getcwd(), os.environ)
-
-
-def _check_restart(restart: Restart | str) -> Restart:
-    try:
-        return Restart(restart)
-    except ValueError as error:
-        raise InvalidInput(f"restart cannot be {restart!r}", hint=f"choose one of {', '.join(Restart)}") from error
-
-
-def _judge_exit(error: BaseException | None) -> tuple[Outcome, str | None]:
-    """Return the outcome of a program that leaves with ``error``."""
-    if error is None:
-        return Outcome.DONE, None
-    if isinstance(error, SystemExit):
-        if error.code in (None, 0):
-            return Outcome.DONE, None
-        return Outcome.FAILED, f"it exited with {error.code!r:.200}"
-    return Outcome.FAILED, f"{type(error).__name__}: {error}"[:500]
-
-
-def _write_end(registry: Registry, record: SessionRecord, outcome: Outcome, reason: str | None) -> None:
-    """Write how the session ended; one that was being stopped ended by that."""
-
-    def end(known: SessionRecord) -> SessionRecord:
-        if known.phase is Phase.ENDED:
-            return known
-        if known.phase is Phase.STOPPING:
-            return dataclasses.replace(known, phase=Phase.ENDED, outcome=Outcome.STOPPED)
-        return dataclasses.replace(known, phase=Phase.ENDED, outcome=outcome, reason=reason)
-
-    try:
-        registry.change(record.id, epoch=record.epoch, change=end)
-    except Superseded:
-        raise
-    except Conflict:
-        return  # parked or recovering by somebody's decision meanwhile: that one stands
-
-
-def _exit_superseded(error: Superseded) -> None:
-    """Leave at once, writing nothing: a newer incarnation is at work."""
-    message = f"crewkeep: {error}; this program stops here\n"
-    try:
-        os.write(2, message.encode("utf-8", "backslashreplace"))
-    finally:
-        os._exit(EXIT_SUPERSEDED)
+def _name_owner(record: SessionRecord) -> str:
+    return f", process {record.owner.pid}" if record.owner is not None else ""

@@ -31,7 +31,7 @@ _lock = threading.Lock()
 _farewells: list[Farewell] = []
 _said = threading.Event()
 _pipe: tuple[int, int] | None = None
-_owner_pid = 0
+_is_hooked = False
 
 
 def register(farewell: Farewell) -> None:
@@ -73,15 +73,14 @@ def run_bounded(work: Callable[[], None], timeout_s: float) -> bool:
 
 def _install() -> None:
     """Once a process, and anew in a forked child: the thread, the exit hook and, where they are free, the signals."""
-    global _pipe, _owner_pid
+    global _pipe, _is_hooked
     with _lock:
-        if _owner_pid == os.getpid():
+        if _pipe is not None:
             return
-        if _owner_pid == 0:
+        if not _is_hooked:
             atexit.register(_at_exit)
-        else:
-            _farewells.clear()  # the parent's; a fork is not its session
-        _owner_pid = os.getpid()
+            os.register_at_fork(after_in_child=_forget_all)
+            _is_hooked = True
         _pipe = os.pipe()
         os.set_blocking(_pipe[1], False)
         _said.clear()
@@ -99,20 +98,34 @@ def _install() -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     """On the main thread: it does no more of its own; the farewell thread ends the process."""
-    if os.getpid() != _owner_pid or _pipe is None:
-        signal.signal(number, signal.SIG_DFL)  # a forked child: the signal is for it alone
-        os.kill(os.getpid(), number)
-        return
     _write(bytes([number]))
     threading.Event().wait(2 * SHUTDOWN_TIMEOUT_S)
 
 
 def _at_exit() -> None:
-    if os.getpid() != _owner_pid or not _farewells:
+    if not _farewells:
         return
     _said.clear()
     _write(_EXIT)
     _said.wait(SHUTDOWN_TIMEOUT_S)
+
+
+def _forget_all() -> None:
+    """In a forked child: nothing of the parent's session is its own, least of all the pipe that a signal would write to."""
+    global _pipe, _lock, _said
+    _lock, _said = threading.Lock(), threading.Event()  # the parent's may be held by threads that are not here
+    _farewells.clear()
+    if _pipe is None:
+        return
+    before = signal.set_wakeup_fd(-1)
+    if before not in (-1, _pipe[1]):
+        signal.set_wakeup_fd(before)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, signal.SIG_DFL)
+    for fd in _pipe:
+        os.close(fd)
+    _pipe = None
 
 
 def _write(data: bytes) -> None:

@@ -498,6 +498,9 @@ def test_a_fork_of_the_program_is_not_the_session(home: Home, tmp_path: Path) ->
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    ready()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
     session.context.put("k", 1, unconditional=True)
     ready()
     time.sleep(60)
@@ -508,6 +511,11 @@ def test_a_fork_of_the_program_is_not_the_session(home: Home, tmp_path: Path) ->
         assert (record.phase, record.owner is not None) == (Phase.RUNNING, True)
         assert record.owner is not None
         assert record.owner.pid == program.process.pid
+        heartbeat = home.session(record.id).heartbeat
+        before = heartbeat.read_bytes()
+        wait_until(lambda: heartbeat.read_bytes() != before, what="another beat of the parent")
+        (tmp_path / "go").touch()
+        program.wait_ready()
 
 
 def test_the_programs_own_handlers_stay_its_own(home: Home, tmp_path: Path) -> None:
