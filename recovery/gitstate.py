@@ -15,7 +15,6 @@ import dataclasses
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +103,8 @@ def forget(cwd: str | os.PathLike[str], refs: Sequence[str]) -> None:
 
 def _save_work(git: _Git, top: str, commit: str | None) -> tuple[str | None, list[str]]:
     """Return a commit that holds the work tree as it is (``None`` if HEAD does), and what was left out."""
+    import tempfile  # as for subprocess: only for who takes a checkpoint
+
     index = Path(git.read("rev-parse", "--path-format=absolute", "--git-path", "index"))
     with tempfile.TemporaryDirectory(prefix="crewkeep-git-", ignore_cleanup_errors=True) as directory:
         temporary = os.path.join(directory, "index")

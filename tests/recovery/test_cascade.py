@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.sessions.model import Beat, Hosting, Outcome, Phase, Restart, SessionRecord
@@ -331,6 +331,7 @@ EVIDENCE = st.builds(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(EVIDENCE)
 def test_the_cascade_is_total_and_tells_all_five_layers(evidence: Evidence) -> None:
     diagnosis = diagnose(evidence)
@@ -343,6 +344,7 @@ def test_the_cascade_is_total_and_tells_all_five_layers(evidence: Evidence) -> N
     assert all({"layer", "finding", "evidence"} <= set(layer) for layer in encoded["layers"])
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(EVIDENCE)
 def test_nobody_is_called_crashed_without_proof(evidence: Evidence) -> None:
     record = evidence.record
@@ -355,6 +357,7 @@ def test_nobody_is_called_crashed_without_proof(evidence: Evidence) -> None:
         assert evidence.owner is not Liveness.UNKNOWN
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(EVIDENCE)
 def test_judging_twice_gives_the_same(evidence: Evidence) -> None:
     assert diagnose(evidence) == diagnose(evidence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.sessions.model import Beat, Hosting, Outcome, Phase, Restart, SessionRecord
@@ -153,6 +153,7 @@ DIAGNOSES = st.tuples(VERDICTS, st.lists(VERDICTS, min_size=5, max_size=5)).map(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     DIAGNOSES,
     st.sampled_from(Phase),
