@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings, load_settings
 from coordinator.context import SharedContext
-from coordinator.errors import CrewkeepError, InvalidInput, Refused, Superseded, TimedOut
+from coordinator.errors import CrewkeepError, InvalidInput, NotFound, Refused, Superseded, TimedOut
 from coordinator.paths import Home
 from coordinator.services.sync import CoordinatorThread
 from coordinator.services.view import View, Watch, Watcher
@@ -111,7 +111,10 @@ class Session:
         Raises ``Refused`` when a session that has not ended bears the name, ``InvalidInput``, ``StorageError``.
         """
         home = home or Home.find()
-        inside = find_inside(home, os.environ)
+        try:
+            inside = find_inside(home, os.environ)
+        except NotFound:
+            inside = None  # the session that this program was once part of has been removed
         if inside is not None and name is not None and inside.name == name:
             return cls.current(home=home, settings=settings, on_superseded=on_superseded)
         launch = describe_program()

@@ -201,7 +201,12 @@ def _iter_lines(path: Path, *, tail_bytes: int | None = None) -> Iterator[Journa
 
 
 def _read_tail(path: Path, limit_bytes: int) -> tuple[bytes, int]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError.from_os(error, "read", path) from error
     try:
         start = max(0, os.fstat(fd).st_size - limit_bytes)
         data = os.pread(fd, limit_bytes + RECORD_LIMIT_BYTES, start)

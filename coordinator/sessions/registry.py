@@ -377,8 +377,13 @@ class Registry:
             if isinstance(found, SessionRecord):
                 if found.phase is not Phase.ENDED:
                     holders[found.name] = found.id
-            elif last := Journal(self._paths_of_id(found.id), self._clock).read().find_last("record"):
-                holders.setdefault(str(last.body.get("name")), found.id)  # damaged: it may well be running
+                continue
+            try:  # damaged: it may well be running
+                last = Journal(self._paths_of_id(found.id), self._clock).read().find_last("record")
+            except CrewkeepError:
+                continue  # what its name was cannot be told any more; it must not keep all others from starting
+            if last is not None:
+                holders.setdefault(str(last.body.get("name")), found.id)
         return holders
 
     def _find_free_id(self, now_s: float) -> str:

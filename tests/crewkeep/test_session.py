@@ -215,6 +215,15 @@ def test_inside_a_session_the_program_is_that_session(home: Home, registry: Regi
         crewkeep.Session.current()
 
 
+def test_a_program_whose_session_was_removed_can_start_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREWKEEP_SESSION", "0" * 12)
+    monkeypatch.setenv("CREWKEEP_EPOCH", "1")
+    with pytest.raises(NotFound):
+        crewkeep.Session.current()
+    with crewkeep.Session.start("planner") as session:
+        assert registry.get(session.id).parent is None
+
+
 def test_a_restored_program_gets_its_state_back(home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     with crewkeep.Session.start("planner") as session:
         session.checkpoint({"cursor": 7})

@@ -80,6 +80,14 @@ def test_the_name_of_a_session_whose_record_is_damaged_is_still_held(home: Home,
         make_session(home, "auth")
 
 
+def test_a_session_damaged_through_and_through_keeps_no_other_from_starting(home: Home) -> None:
+    paths = home.session(make_session(home, "auth").id)
+    paths.record.write_bytes(b"")
+    paths.journal.unlink()
+    paths.journal.symlink_to("/etc/passwd")
+    assert make_session(home, "other").name == "other"
+
+
 @pytest.mark.parametrize("name", ["", "..", "../x", "/x", "a/b", "a\nb", "CON", "-x", "x" * 65, "a\0b", "é"])
 def test_a_bad_name_is_refused_before_any_file_is_touched(home: Home, name: str) -> None:
     with pytest.raises(InvalidInput):
