@@ -306,7 +306,11 @@ class ContextBase(ABC):
 
     @abstractmethod
     def fence(self, session: str, epoch: int) -> None:
-        """Refuse every write of ``session`` below ``epoch`` from now on, with ``Superseded``. Durable; may be done twice."""
+        """Refuse every write of ``session`` below ``epoch`` from now on, with ``Superseded``.
+
+        Durable, and allowed twice. Raises ``Busy``, ``StorageError`` or ``Damaged`` where a shard could not be fenced,
+        having fenced all others; a damaged one takes no writes until a repair, which brings the fence.
+        """
 
     @abstractmethod
     def check(self, repair: bool = False) -> list[ContextFinding]:

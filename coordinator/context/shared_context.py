@@ -20,7 +20,7 @@ from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
 from coordinator.context.shard import TURN_NAME, Shard
 from coordinator.context.values import decode_value
-from coordinator.errors import Busy, Damaged, InvalidInput
+from coordinator.errors import Busy, CrewkeepError, Damaged, InvalidInput
 from coordinator.system import locks
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
@@ -164,14 +164,15 @@ class SharedContext(ContextBase):
     def fence(self, session: str, epoch: int) -> None:
         check_writer(session, epoch)
         self._check_open()
-        damage: Damaged | None = None
+        failed: list[CrewkeepError] = []
         for shard in self._shards:
             try:
                 shard.fence(session, epoch)
-            except Damaged as error:
-                damage = damage or error  # it takes no writes at all; the others must be fenced all the same
-        if damage is not None:
-            raise damage
+            except CrewkeepError as error:
+                failed.append(error)  # the others must be fenced all the same
+        # A damaged shard takes no writes at all, and its repair takes the fence from the others: anything else is worse.
+        if failed:
+            raise min(failed, key=lambda error: isinstance(error, Damaged))
 
     def check(self, repair: bool = False) -> list[ContextFinding]:
         self._check_open()
