@@ -69,7 +69,7 @@ def run(
     from crewkeep.cli.view import describe
     from crewkeep.starting import start_session
 
-    size = shutil.get_terminal_size()
+    size = find_size()
     record = start_session(
         house.home,
         command,
@@ -104,6 +104,18 @@ def find_directory(given: str | None) -> str:
     if not os.path.isdir(directory):
         raise InvalidInput(f"{given} is not a directory", hint="give --cwd a directory that exists")
     return directory
+
+
+def find_size() -> os.terminal_size:
+    """Return the size of the terminal that one sits at; without one, what the environment says or 80 by 24."""
+    for stream in (sys.stdout, sys.stdin, sys.stderr):
+        try:
+            size = os.get_terminal_size(stream.fileno())
+        except (OSError, ValueError):
+            continue
+        if size.lines and size.columns:
+            return size
+    return shutil.get_terminal_size()
 
 
 def follow(house: House, session_id: str, *, from_start: bool = False) -> int:

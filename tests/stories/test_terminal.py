@@ -24,7 +24,7 @@ def terminal(home: Home) -> Iterator[Type]:
         child = pexpect.spawn(
             str(CREWKEEP),
             list(arguments),
-            env=make_environment(home, {"TERM": "xterm"} | environment),
+            env=make_environment(home, {"TERM": "xterm", "LINES": "7"} | environment),
             encoding="utf-8",
             timeout=20,
             dimensions=(30, 100),
