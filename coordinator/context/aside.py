@@ -26,7 +26,7 @@ def link_aside(context: Path, what: str, reason: str, path: Path, *, now_s: floa
     """
     kept = _name(context, what, reason, now_s)
     try:
-        os.link(path, kept, follow_symlinks=False)
+        os.link(path, kept)
     except FileNotFoundError:
         return None
     except OSError as error:
