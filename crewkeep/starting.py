@@ -20,7 +20,6 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import resolve_workspace
 from coordinator.system.spawn import find_program
 from crewkeep.patrol_client import PatrolStart
-from crewkeep.process_log import say_error
 from recovery.starter import start_keeper
 
 
@@ -56,7 +55,7 @@ def start_session(
         hosting=Hosting.KEEPER,
         launch=launch,
         restart=restart,
-        parent=environment.get("CREWKEEP_SESSION") or None,
+        parent=_find_parent(home, environment),
     )
     secrets = {name: environment[name] for name in launch.secret_names}
     with PatrolStart(home) as patrol:
@@ -68,9 +67,14 @@ def start_session(
             raise
         try:
             patrol.wait()
-        except CrewkeepError as error:
-            say_error("the session runs without a patrol", error, whole=False)  # its keeper tries again
+        except CrewkeepError:
+            pass  # the session runs; its keeper goes on trying to start one, and `crewkeep doctor` tells
     return started
+
+
+def _find_parent(home: Home, environment: Mapping[str, str]) -> str | None:
+    inside = environment.get("CREWKEEP_HOME") and Home.find(environment) == home
+    return environment.get("CREWKEEP_SESSION") or None if inside else None
 
 
 def _write_failed(registry: Registry, record: SessionRecord, reason: str) -> None:

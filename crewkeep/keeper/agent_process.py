@@ -119,3 +119,15 @@ class AgentProcess:
             if raw and not scan.is_own_process(raw) and (identity := processes.identify(pid)) is not None:
                 rest[identity] = None
         return list(rest)
+
+
+def reap_adopted(agent: AgentProcess | None) -> None:
+    """Take away every zombie below us but the agent's, whose status is still wanted."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or (agent is not None and found.si_pid == agent.identity.pid):
+            return
+        os.waitpid(found.si_pid, os.WNOHANG)

@@ -14,6 +14,7 @@ from coordinator.errors import CrewkeepError, Superseded
 from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.loop import Loop
 from crewkeep.process_log import say_error
+from crewkeep.terminal.serve import Later
 from recovery.manifest import Manifest
 
 Done = Callable[[Manifest | BaseException], None]
@@ -96,3 +97,13 @@ class Checkpointer:
             self._on_superseded()
         elif self._waiting:
             self._begin("asked")
+
+
+def answer_with(later: Later, result: Manifest | BaseException) -> None:
+    """Tell whoever asked for a checkpoint what came of it."""
+    if isinstance(result, CrewkeepError):
+        later.fail(result)
+    elif isinstance(result, BaseException):
+        later.fail(CrewkeepError(f"the checkpoint failed: {result}", hint="see the keeper's log"))
+    else:
+        later.answer({"number": result.number, "bytes": result.bytes})

@@ -8,25 +8,26 @@ again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 
 from coordinator.agents.base import get_agent
 from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context import Context, MemoryContext, SharedContext
-from coordinator.errors import Conflict, CrewkeepError
+from coordinator.errors import CrewkeepError
 from coordinator.paths import Home
 from coordinator.services.sync import CoordinatorThread
 from coordinator.sessions.conversation import Conversation, read_conversation
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.launch import build_environment
-from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord
+from coordinator.sessions.model import LaunchSpec, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import cgroup, terminal
 from coordinator.system.clock import SYSTEM, Clock
-from coordinator.system.processes import identify_self
 from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.keeper.eyes import Eyes
+from crewkeep.keeper.facts import note_running
 from crewkeep.process_log import say, say_error
 from recovery.reap import name_group
 
@@ -87,7 +88,7 @@ class Incarnation:
         try:
             connect(agent, eyes.note_output)
             record = registry.change(
-                record.id, epoch=record.epoch, change=lambda known: _note_running(known, agent, clock.wall_s())
+                record.id, epoch=record.epoch, change=functools.partial(note_running, agent=agent, now_s=clock.wall_s())
             )
         except (CrewkeepError, OSError):
             agent.end(settings.reap_timeout_s)
@@ -152,14 +153,6 @@ class Incarnation:
             # The session goes on without it: an agent must not die because a file of the context is damaged.
             say_error("opening the shared context", error, whole=False)
             return MemoryContext(writer=self.record.writer)
-
-
-def _note_running(known: SessionRecord, agent: AgentProcess, now_s: float) -> SessionRecord:
-    if known.owner != identify_self():  # a second keeper of one epoch: whoever registered last goes on, the other leaves
-        raise Conflict(f"{known.name} is kept by another process", hint=f"crewkeep inspect {known.name}")
-    return dataclasses.replace(
-        known, phase=Phase.RUNNING, agent=agent.identity, started_at=now_s, not_before_at=None, reason=None
-    )
 
 
 def _read_conversation_quietly(home: Home, record: SessionRecord) -> Conversation | None:

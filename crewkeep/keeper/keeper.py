@@ -22,15 +22,15 @@ from typing import Any
 from coordinator.config import EXIT_SUPERSEDED, KEEPER_ANSWER_S, SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, StartFailed, Superseded
 from coordinator.paths import Home
-from coordinator.services.features import Features, Recovery
+from coordinator.services.features import Features
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.journal import Journal
-from coordinator.sessions.model import Hosting, LaunchSpec, Outcome, Phase, SessionRecord, Start
+from coordinator.sessions.model import LaunchSpec, Outcome, Phase, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
-from coordinator.system.processes import identify_self
-from crewkeep.keeper.agent_process import DAEMON_WINDOW_S, AgentProcess, ExitStatus
-from crewkeep.keeper.checkpointing import Checkpointer
+from crewkeep.keeper.agent_process import DAEMON_WINDOW_S, ExitStatus, reap_adopted
+from crewkeep.keeper.checkpointing import Checkpointer, answer_with
+from crewkeep.keeper.facts import choose, note_end, note_owner, note_pause
 from crewkeep.keeper.incarnation import Incarnation
 from crewkeep.keeper.patrol_side import PatrolSide
 from crewkeep.keeper.terminal_side import TerminalSide
@@ -113,16 +113,8 @@ class Keeper:
 
     def _register(self) -> None:
         """Become the owner. Raises ``Conflict`` if the session was stopped meanwhile, ``Superseded``."""
-        me = identify_self()
-
-        def register(known: SessionRecord) -> SessionRecord:
-            if known.phase not in (Phase.STARTING, Phase.RECOVERING):
-                raise Conflict(f"{known.name} is {known.phase} already", hint=f"crewkeep inspect {known.name}")
-            if not known.starts:  # the first start of all; later ones are counted by who recovers
-                known = dataclasses.replace(known, starts=(Start(at=self._clock.wall_s(), epoch=known.epoch),))
-            return dataclasses.replace(known, owner=me, agent=None, hosting=Hosting.KEEPER)
-
-        self._record = self._registry.change(self._record.id, epoch=self._record.epoch, change=register)
+        change = functools.partial(note_owner, now_s=self._clock.wall_s())
+        self._record = self._registry.change(self._record.id, epoch=self._record.epoch, change=change)
 
     def _begin(self) -> None:
         try:
@@ -161,7 +153,7 @@ class Keeper:
             return {}
         if verb == "checkpoint":
             later = Later()
-            self._checkpointer.ask(functools.partial(_answer_checkpoint, later))
+            self._checkpointer.ask(functools.partial(answer_with, later))
             return later
         raise InvalidInput(f"the keeper does not know {verb!r}", hint="keeper and command must be of one version")
 
@@ -261,22 +253,13 @@ class Keeper:
             known = self._registry.get(self._record.id)
             if known.epoch != self._record.epoch:
                 raise Superseded(known.id, self._record.epoch, known.epoch)
-            self._carry_out(self._choose(known, ended), ended, status)
+            level = self._features.read().recovery
+            self._carry_out(choose(known, ended, level, self._clock.wall_s(), self._settings), ended, status)
         except Conflict:
             raise
         except (CrewkeepError, OSError) as error:
             say_error("acting on the agent's end", error, whole=False)
             self._loop.call_later(_TRY_AGAIN_S, functools.partial(self._guard, functools.partial(self._decide, ended, status)))
-
-    def _choose(self, known: SessionRecord, ended: Ended) -> Decision:
-        if known.phase is Phase.STOPPING:
-            return End(outcome=Outcome.STOPPED)
-        decision = brake.decide_restart(known, ended, self._clock.wall_s(), self._settings)
-        level = self._features.read().recovery
-        if level is not Recovery.ON and not isinstance(decision, End):
-            reason = f"it {brake.describe_end(ended)}; not started again, since recovery is turned to {level}"
-            return End(outcome=Outcome.CRASHED, reason=reason)
-        return decision
 
     def _carry_out(self, decision: Decision, ended: Ended, status: ExitStatus) -> None:
         if isinstance(decision, (StartNow, StartAt)) and ended.fruitful:
@@ -295,9 +278,7 @@ class Keeper:
         self._record = self._registry.change(
             self._record.id,
             epoch=self._record.epoch,
-            change=lambda known: dataclasses.replace(
-                known, phase=Phase.RECOVERING, recoverer=identify_self(), not_before_at=start_at, reason=reason
-            ),
+            change=functools.partial(note_pause, start_at=start_at, reason=reason),
         )
         self._terminal.server.notify(reason)
         epoch = self._record.epoch
@@ -343,8 +324,8 @@ class Keeper:
         """Write how the session ended and leave. The tree is gone already."""
         if isinstance(decision, End) and decision.outcome is not Outcome.CRASHED:
             self._checkpointer.take_last("end", _LAST_CHECKPOINT_S)
-        note_end = functools.partial(_note_end, decision=decision, status=status)
-        self._leave(self._registry.change(self._record.id, epoch=self._record.epoch, change=note_end), status)
+        change = functools.partial(note_end, decision=decision, status=status)
+        self._leave(self._registry.change(self._record.id, epoch=self._record.epoch, change=change), status)
 
     def _leave(self, known: SessionRecord, status: ExitStatus) -> None:
         """The record says the end: tell it to everybody and go."""
@@ -434,35 +415,3 @@ class Keeper:
             self._give_up()
         except Conflict as error:
             self._yield_to(error)
-
-
-def reap_adopted(agent: AgentProcess | None) -> None:
-    """Take away every zombie below us but the agent's, whose status is still wanted."""
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if found is None or (agent is not None and found.si_pid == agent.identity.pid):
-            return
-        os.waitpid(found.si_pid, os.WNOHANG)
-
-
-def _note_end(known: SessionRecord, *, decision: End | Park, status: ExitStatus) -> SessionRecord:
-    if known.phase is Phase.ENDED:
-        return known
-    known = dataclasses.replace(known, exit_code=status.exit_code, exit_signal=status.exit_signal, unreaped_nonces=())
-    if known.phase is Phase.STOPPING:
-        return dataclasses.replace(known, phase=Phase.ENDED, outcome=Outcome.STOPPED, reason=None, not_before_at=None)
-    if isinstance(decision, Park):
-        return dataclasses.replace(known, phase=Phase.PARKED, reason=decision.reason, not_before_at=decision.until)
-    return dataclasses.replace(known, phase=Phase.ENDED, outcome=decision.outcome, reason=decision.reason, not_before_at=None)
-
-
-def _answer_checkpoint(later: Later, result: Manifest | BaseException) -> None:
-    if isinstance(result, CrewkeepError):
-        later.fail(result)
-    elif isinstance(result, BaseException):
-        later.fail(CrewkeepError(f"the checkpoint failed: {result}", hint="see the keeper's log"))
-    else:
-        later.answer({"number": result.number, "bytes": result.bytes})

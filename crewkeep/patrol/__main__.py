@@ -12,6 +12,7 @@ from coordinator.paths import Home
 from coordinator.system import files, locks, sockets
 from coordinator.system.clock import SYSTEM
 from coordinator.system.processes import identify_self
+from crewkeep.own_process import leave_group_of_agent
 from crewkeep.patrol.watch import Patrol
 from crewkeep.process_log import say, say_error
 
@@ -20,6 +21,7 @@ PATROL_KIND, PATROL_FORMAT = "patrol", 1
 
 def main(arguments: list[str]) -> int:
     """Return the exit code: 0 when it left in order or another one is there."""
+    leave_group_of_agent()
     home = Home.at(arguments[0])
     files.make_directory(home.patrol)
     lock = locks.open_lock(home.patrol_lock)

@@ -21,6 +21,7 @@ from coordinator.config import EXIT_SUPERSEDED, Settings
 from coordinator.context import SharedContext
 from coordinator.errors import Superseded
 from coordinator.paths import Home
+from coordinator.services.features import Features
 from coordinator.sessions.journal import Journal
 from coordinator.sessions.launch import build_launch
 from coordinator.sessions.model import Hosting, Outcome, Phase, Restart, SessionRecord, State
@@ -450,6 +451,47 @@ def test_stop_works_on_a_stopped_and_on_a_dead_keeper(crew: Crew) -> None:
         assert crew.get(record).phase is Phase.ENDED
         assert processes.observe(record.owner).is_gone
         assert left_of(record) == []
+
+
+def test_a_session_started_inside_another_outlives_it(crew: Crew) -> None:
+    script = textwrap.dedent("""
+        import os, sys, time
+        from coordinator.paths import Home
+        from crewkeep.starting import start_session
+        home = Home.find()
+        start_session(home, ["sleep", "1000"], name="inner", workspace="crew")
+        time.sleep(1000)
+    """)
+    outer = crew.start([sys.executable, "-c", script], name="outer")
+
+    def find_inner() -> SessionRecord | None:
+        found = [record for record in crew.registry.list_all() if isinstance(record, SessionRecord) and record.name == "inner"]
+        return found[0] if found and found[0].phase is Phase.RUNNING else None
+
+    inner = wait_until(find_inner, what="the inner session")
+    assert inner.parent == outer.id
+    assert crew.kill(outer).left == ()
+    assert is_alive(inner.owner)
+    assert is_alive(inner.agent)
+    assert crew.get(inner).epoch == 1
+    assert crew.patrol_pid() is not None
+    assert crew.kill(inner).left == ()
+
+
+def test_with_recovery_turned_off_the_dead_are_told_and_left(crew: Crew) -> None:
+    Features(crew.home).set("recovery", "off")
+    first, second = crew.start(SLEEP), crew.start(SLEEP)
+    crew.wait_watched(second)
+    kill(first.agent)
+    ended = crew.wait_ended(first)
+    assert ended.outcome is Outcome.CRASHED
+    assert "recovery is turned to off" in (ended.reason or "")
+    kill(second.owner)
+    settings = settings_of(crew.registry.get_launch(second.id))
+    assert show_state(crew.home, crew.get(second), settings)[0] is State.CRASHED
+    wait_until(lambda: crew.patrol_pid() is None, what="the patrol to have looked, and left")
+    assert crew.get(second).epoch == 1
+    assert crew.recover(second).outcome is Result.RECOVERED, "asked for, it is done"
 
 
 # Loops, secrets, hangs
