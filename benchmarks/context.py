@@ -338,6 +338,7 @@ def print_tables(report: dict[str, Any]) -> None:
             f"{'in another process':22} {row['peer']:15} {row['notices']:12} {row['count']:6}"
             f" {row['p50_ms']:8.3f} {row['p99_ms']:8.3f}"
         )
+    print("(0: seen before it was acknowledged, when a crash could still have taken it back)")
     print(f"\nmachine busy {report['machine_busy_share']:.0%} of {report['cores']} cores during the run")
 
 
