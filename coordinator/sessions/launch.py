@@ -17,6 +17,10 @@ from coordinator.paths import Home
 from coordinator.sessions.model import LAUNCH_FORMAT, LAUNCH_KIND, LaunchSpec, SessionRecord
 
 _PREFIX = "CREWKEEP_"
+#: The size of the terminal that the session was started from: programs believe it more than the one they run on.
+_SIZES = frozenset({"LINES", "COLUMNS"})
+#: What a session calls its terminal that was started without one (by cron, in CI).
+_TERMINAL = "xterm-256color"
 _SETTINGS = frozenset(f"{_PREFIX}{item.name.upper()}" for item in fields(Settings))
 
 
@@ -74,8 +78,10 @@ def build_environment(launch: LaunchSpec, secrets: Mapping[str, str], record: Se
             hint=f"set it and run: crewkeep recover {record.name} --yes",
             missing=missing,
         )
+    inherited = {name: value for name, value in launch.environment.items() if name not in _SIZES}
     return {
-        **launch.environment,
+        "TERM": _TERMINAL,
+        **inherited,
         **{name: secrets[name] for name in launch.secret_names},
         "CREWKEEP_HOME": str(home.path),
         "CREWKEEP_WORKSPACE": record.workspace,
