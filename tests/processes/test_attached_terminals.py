@@ -41,7 +41,7 @@ class Terminal:
     """A person's terminal: what they would see, and their keyboard."""
 
     def __init__(self, home: Home, *arguments: str, rows: int, columns: int) -> None:
-        environment = make_environment(home, {"TERM": "xterm"})
+        environment = make_environment(home, {"TERM": "xterm", "LINES": "7", "COLUMNS": "9"})
         self.child: Any = pexpect.spawn(
             str(CREWKEEP), list(arguments), env=environment, dimensions=(rows, columns), timeout=15, cwd=str(home.path.parent)
         )
@@ -60,10 +60,14 @@ class Terminal:
         return "\n".join(row.text().rstrip() for row in self._renderer.screen.grid)
 
     def wait_for(self, *texts: str) -> None:
-        wait_until(lambda: all(text in self.read() for text in texts), 20, f"{texts} on the screen")
+        try:
+            wait_until(lambda: all(text in self.read() for text in texts), 20, f"{texts} on the screen")
+        except pytest.fail.Exception as error:
+            raise AssertionError(f"{error}; the screen:\n{self.read()}\nthe last bytes: {self.raw[-600:]!r}") from None
 
     def resize(self, rows: int, columns: int) -> None:
         self._renderer = Renderer(rows, columns, least_rows=2)
+        self._renderer.feed(self.raw)  # what stood on the screen stays; a program only draws what differs
         self.child.setwinsize(rows, columns)
 
 
