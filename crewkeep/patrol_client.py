@@ -171,8 +171,12 @@ class PatrolLink:
         while not self._closed:
             pause_s = self.maintain()
             fd = self.fileno()
-            ready = select.select([wake, *([] if fd is None else [fd])], [], [], pause_s)[0]
-            if fd is not None and fd in ready:
+            poller = select.poll()  # a program may have more descriptors than select can take
+            for one in (wake, fd):
+                if one is not None:
+                    poller.register(one, select.POLLIN)
+            ready = poller.poll(None if pause_s is None else pause_s * 1000)
+            if any(one == fd for one, _ in ready):
                 self.on_readable()
         os.close(wake)
         os.close(self._wake[1])
@@ -202,8 +206,9 @@ class PatrolStart:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._fd: int | None = None
-        self._started: ProcessIdentity | None = None
-        self._give_up_s = 0.0
+        self._patrol: ProcessIdentity | None = None
+        self._failures = 0
+        self._due_s = 0.0
 
     def __enter__(self) -> PatrolStart:
         return self
@@ -226,30 +231,38 @@ class PatrolStart:
 
     def go_on(self) -> None:
         """Take the next step without waiting: get the lock and start one, or leave it to whoever has it."""
-        if self._fd is None:
-            files.make_directory(self._home.patrol)
-            fd = locks.open_lock(self._home.patrol_start_lock)
-            if not locks.try_acquire(fd, self._home.patrol_start_lock):
-                os.close(fd)
-                return
-            self._fd = fd
-            if (connection := _try_connect(self._home)) is not None:  # somebody did it since we looked
-                connection.close()
-                return
-            self._started = spawn_detached(
-                build_own_command("crewkeep.patrol", str(self._home.path)),
-                environment=build_own_environment(self._home, "patrol", {}),
-                log=self._home.patrol_log,
-            )
-            self._give_up_s = time.monotonic() + PATROL_START_TIMEOUT_S
-        elif observe(self._started).is_gone or time.monotonic() >= self._give_up_s:
-            self.end()  # the one that was started did not live to answer: begin again
+        if self._fd is not None:
+            if self._patrol is not None and observe(self._patrol).is_gone:  # killed before it answered, or it cannot run
+                self._patrol = None
+                self._due_s = time.monotonic() + min(_RETRY_PAUSE_S * 2.0**self._failures, _LONGEST_RETRY_PAUSE_S)
+                self._failures = min(self._failures + 1, 32)
+            if self._patrol is None and time.monotonic() >= self._due_s:
+                self._spawn()
+            return
+        files.make_directory(self._home.patrol)
+        fd = locks.open_lock(self._home.patrol_start_lock)
+        if not locks.try_acquire(fd, self._home.patrol_start_lock):
+            os.close(fd)
+            return
+        self._fd = fd
+        if (connection := _try_connect(self._home)) is not None:  # somebody did it since we looked
+            connection.close()
+            return
+        self._spawn()
 
     def end(self) -> None:
         """Give the start lock back."""
         if self._fd is not None:
             os.close(self._fd)
-            self._fd = self._started = None
+            self._fd = self._patrol = None
+            self._failures = 0
+
+    def _spawn(self) -> None:
+        self._patrol = spawn_detached(
+            build_own_command("crewkeep.patrol", str(self._home.path)),
+            environment=build_own_environment(self._home, "patrol", {}),
+            log=self._home.patrol_log,
+        )
 
 
 def _try_connect(home: Home) -> socket.socket | None:

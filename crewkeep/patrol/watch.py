@@ -114,6 +114,7 @@ class Patrol:
     def _sweep(self) -> None:
         """Look at every live record, for what nobody registered and what no death tells; leave when nothing is left."""
         live = self._records.list_live()
+        self._forget_looks({record.id for record in live})
         waiting = {session_id for _, session_id in self._looks}
         keeps_us = bool(self._busy or self._looks)
         for record in live:
@@ -134,6 +135,14 @@ class Patrol:
             self._loop.stop()
         pause_s = PATROL_SWEEP_S if self._idle_since_s is None else min(PATROL_SWEEP_S, PATROL_IDLE_S / 2)
         self._loop.call_later(pause_s, self._sweep)
+
+    def _forget_looks(self, live: set[str]) -> None:
+        """Drop looks at sessions that ended meanwhile, so that nothing keeps the patrol here for them."""
+        kept = [look for look in self._looks if look[1] in live]
+        if len(kept) != len(self._looks):
+            heapq.heapify(kept)
+            self._looks = kept
+            self._set_look_timer()
 
     def _lives(self, record: SessionRecord) -> bool:
         """Tell whether somebody is at work on the session, so that it needs no attention."""

@@ -494,6 +494,20 @@ def test_with_recovery_turned_off_the_dead_are_told_and_left(crew: Crew) -> None
     assert crew.recover(second).outcome is Result.RECOVERED, "asked for, it is done"
 
 
+@pytest.mark.parametrize("who_waits", ["keeper", "patrol"])
+def test_a_session_that_waits_for_its_next_start_can_be_stopped(crew: Crew, who_waits: str) -> None:
+    record = crew.start(["sh", "-c", "kill -9 $$"], settings={"CREWKEEP_START_DELAY_S": "60"})
+    waiting = crew.wait(record, lambda found: found.not_before_at is not None, "a pause")
+    assert waiting.phase is Phase.RECOVERING
+    if who_waits == "patrol":
+        kill(waiting.owner)
+    result = stop_session(crew.home, crew.registry, crew.get(record), grace_s=1)
+    assert result.left == ()
+    ended = crew.get(record)
+    assert (ended.phase, ended.outcome, ended.epoch) == (Phase.ENDED, Outcome.STOPPED, 1)
+    wait_until(lambda: not find_home_processes(crew.home), what="keeper and patrol to leave")
+
+
 # Loops, secrets, hangs
 
 
