@@ -60,11 +60,12 @@ def features(
     sync off: coordinator threads leave the shared context alone. recovery observe: judge and tell, change nothing.
     """
     from coordinator.errors import InvalidInput
-    from coordinator.services.features import Features
+    from coordinator.services.features import Features, Recovery
 
     found = Features(Home.find())
     if feature and level:
-        found.set(feature, level)
+        if found.set(feature, level).recovery is Recovery.ON and feature == "recovery":
+            _wake_patrol()
     elif feature:
         raise InvalidInput(f"{feature} needs a level", hint="crewkeep features sync on|off, or features recovery on|observe|off")
     levels = found.read()
@@ -76,6 +77,21 @@ def features(
         output.print_line(f"{name:<9} {told[name]}")
     if levels.note:
         output.note(output.make_printable(levels.note))
+
+
+def _wake_patrol() -> None:
+    """Have what died meanwhile looked at: while recovery was down, a patrol may have left for want of anything to do."""
+    from coordinator.errors import CrewkeepError
+    from coordinator.sessions.model import Phase
+    from crewkeep.cli.house import list_records, open_house
+    from crewkeep.patrol_client import ensure_patrol
+
+    house = open_house()
+    if any(record.phase not in (Phase.ENDED, Phase.PARKED) for record in list_records(house)):
+        try:
+            ensure_patrol(house.home)
+        except CrewkeepError as error:
+            output.note(f"crewkeep: no patrol yet: {error}")
 
 
 def _print_status(status: BreakerStatus, as_json: bool) -> None:
