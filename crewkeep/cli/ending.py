@@ -10,7 +10,7 @@ from coordinator.errors import CrewkeepError, InvalidInput, Refused
 from coordinator.sessions.model import Phase, SessionRecord
 from crewkeep.cli import output
 from crewkeep.cli.edge import tell_error
-from crewkeep.cli.house import House, find_sessions, list_records, open_house
+from crewkeep.cli.house import House, find_ids, find_sessions, list_records, open_house, read_record
 from crewkeep.cli.options import Json, Sessions, SomeSessions
 
 #: Ending is mostly waiting; so many at once. Arbitrary.
@@ -60,8 +60,8 @@ def remove(
 ) -> None:
     """Remove ended sessions: their records, output and checkpoints. The shared context and the work stay."""
     house = open_house()
-    records = find_sessions(house, sessions)
-    living = [record for record in records if record.phase is not Phase.ENDED]
+    found = {session_id: read_record(house, session_id) for session_id in find_ids(house, sessions)}
+    living = [record for record in found.values() if record is not None and record.phase is not Phase.ENDED]
     if living and not force:
         names = " ".join(record.name for record in living)
         raise Refused(f"not ended: {names}", hint=f"crewkeep stop {names}, or crewkeep rm --force {names}")
@@ -69,14 +69,16 @@ def remove(
         _end(house, living, None, as_json, show=False)
     from recovery.checkpoint import forget_git_refs, list_git_states
 
-    for record in records:
-        states = list_git_states(house.home.session(record.id))
-        house.registry.remove(record.id)
+    removed = []
+    for session_id, record in found.items():
+        states = list_git_states(house.home.session(session_id))
+        house.registry.remove(session_id, force=force)
         forget_git_refs(states)
+        removed.append({"id": session_id, "name": record.name if record is not None else None})
         if not as_json:
-            output.print_line(record.name)
+            output.print_line(str(removed[-1]["name"] or session_id))
     if as_json:
-        output.print_json([{"id": record.id, "name": record.name} for record in records])
+        output.print_json(removed)
 
 
 def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_json: bool, show: bool = True) -> None:

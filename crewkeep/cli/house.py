@@ -59,6 +59,14 @@ def find_sessions(house: House, names: list[str]) -> list[SessionRecord]:
     return list(found.values())
 
 
+def read_record(house: House, session_id: str) -> SessionRecord | None:
+    """Return the session's record, ``None`` if it cannot be read."""
+    try:
+        return house.registry.get(session_id)
+    except CrewkeepError:
+        return None
+
+
 def find_ids(house: House, names: list[str]) -> list[str]:
     """Return the ids that ``names`` mean, also of sessions whose record cannot be read (those by their id only)."""
     return list(dict.fromkeys(_find_id(house, name) for name in names))

@@ -14,7 +14,7 @@ from coordinator.config import START_TIMEOUT_S
 from coordinator.errors import CrewkeepError, InvalidInput
 from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord
 from crewkeep.cli import output
-from crewkeep.cli.house import House, find_ids, open_house, settings_of
+from crewkeep.cli.house import House, find_ids, open_house, read_record, settings_of
 from crewkeep.cli.options import Json, SomeSessions
 
 if TYPE_CHECKING:
@@ -186,14 +186,6 @@ def leave_with(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if code := _EXIT_CODES.get(row["outcome"]):
             raise typer.Exit(code)
-
-
-def read_record(house: House, session_id: str) -> SessionRecord | None:
-    """Return the session's record, ``None`` if it cannot be read."""
-    try:
-        return house.registry.get(session_id)
-    except CrewkeepError:
-        return None
 
 
 def _wait_for_another(house: House, session_id: str, before: SessionRecord | None) -> bool:

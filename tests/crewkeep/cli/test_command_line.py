@@ -163,6 +163,17 @@ def test_a_bug_leaves_its_traceback_in_a_file(tmp_path: Path, monkeypatch: pytes
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+def test_on_windows_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import crewkeep.cli
+    from coordinator.errors import Unsupported
+
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(Unsupported) as caught:
+        crewkeep.cli._run(["ps"])
+    assert caught.value.exit_code == 69
+    assert "WSL" in caught.value.hint
+
+
 def test_a_damaged_record_is_listed_and_recovered(home: Home, sleeper: str) -> None:
     (row,) = cli_json("ps", "--json", home=home)
     cli_json("kill", sleeper, "--json", home=home)
@@ -176,6 +187,10 @@ def test_a_damaged_record_is_listed_and_recovered(home: Home, sleeper: str) -> N
     (done,) = cli_json("recover", row["id"], "--yes", "--json", home=home)
     assert done["outcome"] == "recovered", done
     assert list(home.quarantine.rglob("*record*")), "the damaged record was set aside"
+    cli_json("kill", row["id"], "--json", home=home)
+    record.write_bytes(b"")
+    assert cli("rm", row["id"], home=home).returncode == 5, "its processes are not known"
+    assert cli_json("rm", row["id"], "--force", "--json", home=home) == [{"id": row["id"], "name": None}]
 
 
 def test_names_of_sessions_are_completed(home: Home, sleeper: str) -> None:
