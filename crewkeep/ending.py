@@ -101,7 +101,7 @@ def kill_session(home: Home, registry: Registry, record: SessionRecord, *, setti
     return _end(home, registry, record, grace_s=None, settings=settings or Settings())
 
 
-def end_by_patrol(home: Home, registry: Registry, record: SessionRecord, decision: End | Park | None = None) -> EndResult:
+def end_what_is_left(home: Home, registry: Registry, record: SessionRecord, decision: End | Park | None = None) -> EndResult:
     """End what a dead owner left, and write how the session ended: as decided, or ``stopped`` if it was being stopped.
 
     Raises as ``stop_session``.

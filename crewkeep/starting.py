@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 from coordinator.agents.base import get_agent, recognise
-from coordinator.config import Settings
-from coordinator.errors import CrewkeepError
+from coordinator.config import START_TIMEOUT_S, Settings
+from coordinator.errors import CrewkeepError, Superseded, TimedOut
 from coordinator.paths import Home
 from coordinator.sessions.launch import build_launch
 from coordinator.sessions.model import Hosting, Outcome, Phase, Restart, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import resolve_workspace
 from coordinator.system.spawn import find_program
+from crewkeep.ending import end_what_is_left
 from crewkeep.patrol_client import PatrolStart
+from recovery.brake import End
 from recovery.starter import start_keeper
+
+_LOOK_S = 0.02
 
 
 def start_session(
@@ -62,8 +67,10 @@ def start_session(
         try:
             patrol.go_on()  # it comes up while the keeper does
             started = start_keeper(home, record, secrets, settings or Settings(), rows=rows, columns=columns)
+        except Superseded:
+            started = _wait_taken_over(registry, record)  # its keeper died at once, and the patrol was quicker than we
         except CrewkeepError as error:
-            _write_failed(registry, record, str(error))
+            _give_up(home, registry, record, str(error))
             raise
         try:
             patrol.wait()
@@ -77,15 +84,20 @@ def _find_parent(home: Home, environment: Mapping[str, str]) -> str | None:
     return environment.get("CREWKEEP_SESSION") or None if inside else None
 
 
-def _write_failed(registry: Registry, record: SessionRecord, reason: str) -> None:
-    """Let a session that never began be seen as failed, unless somebody is further with it than that."""
+def _wait_taken_over(registry: Registry, record: SessionRecord) -> SessionRecord:
+    """Return the record once a recovery that began meanwhile has come to its end. Raises ``TimedOut``."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while (known := registry.get(record.id)).phase in (Phase.STARTING, Phase.RECOVERING):
+        if time.monotonic() >= deadline_s:
+            raise TimedOut(f"{record.name} did not start within {START_TIMEOUT_S:g} s", hint=f"crewkeep why {record.name}")
+        time.sleep(_LOOK_S)
+    return known
 
-    def fail(known: SessionRecord) -> SessionRecord:
-        if known.phase is not Phase.STARTING:
-            return known
-        return dataclasses.replace(known, phase=Phase.ENDED, outcome=Outcome.FAILED, reason=reason)
 
+def _give_up(home: Home, registry: Registry, record: SessionRecord, reason: str) -> None:
+    """Let a session that never began be seen as failed, and nothing of it live; unless somebody is further with it than that."""
     try:
-        registry.change(record.id, epoch=record.epoch, change=fail)
+        if registry.get(record.id).phase is Phase.STARTING:
+            end_what_is_left(home, registry, record, End(outcome=Outcome.FAILED, reason=reason))
     except CrewkeepError:
         return  # what is told to the caller is the first error

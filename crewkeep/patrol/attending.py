@@ -20,7 +20,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.sight import read_beat, show_state
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import identify_self, observe
-from crewkeep.ending import end_by_patrol
+from crewkeep.ending import end_what_is_left
 from crewkeep.process_log import say
 from crewkeep.session_settings import settings_of
 from recovery import brake
@@ -91,7 +91,7 @@ def _attend(
             "noticed", {"what": "the owner is gone", "by": "patrol", "at": noticed_at}, epoch=record.epoch
         )
     if record.phase is Phase.STOPPING:
-        end_by_patrol(home, registry, record)
+        end_what_is_left(home, registry, record)
         return Attention(did="finished its stop")
     if (level := Features(home).read().recovery) is not Recovery.ON:
         return Attention(did=f"left as it is: recovery is turned to {level}")
@@ -119,7 +119,7 @@ def _attend(
             ),
         )
         return Attention(did="starts again after a pause", again_at=decision.at)
-    end_by_patrol(home, registry, record, decision)
+    end_what_is_left(home, registry, record, decision)
     return Attention(did=f"not started again: {decision.reason}")
 
 
