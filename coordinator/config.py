@@ -36,8 +36,9 @@ class Settings:
     #: Starts of one session within `start_window_s` that brought no progress; after so many it is parked.
     start_limit: int = field(default=5, metadata={"low": 1, "high": 1000})
     start_window_s: float = _s(600.0, 1, 86_400)
-    #: The delay before the second fruitless start in a row; it doubles from there to `start_delay_limit_s`.
-    start_delay_s: float = _s(0.5, 0.01, 300)
+    #: The delay after the second fruitless start in a row (after the first there is none); it doubles from there to
+    #: `start_delay_limit_s`.
+    start_delay_s: float = _s(0.25, 0.01, 300)
     start_delay_limit_s: float = _s(300.0, 0.01, 3600)
     #: A checkpoint is taken so often when there was progress.
     checkpoint_interval_s: float = _s(30.0, 0.1, 86_400)

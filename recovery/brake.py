@@ -30,6 +30,8 @@ class EndCause(StrEnum):
     EXITED = "exited"
     #: A signal that crewkeep did not send.
     SIGNALLED = "signalled"
+    #: A key typed at its terminal: the user's own doing.
+    INTERRUPTED = "interrupted"
     #: ``stop`` or ``kill``.
     STOPPED = "stopped"
     #: The keeper (or the program that is its own keeper), or the machine.
@@ -114,10 +116,10 @@ def count_fruitless(record: SessionRecord, now_s: float, settings: Settings) -> 
 
 
 def find_delay_s(count: int, settings: Settings) -> float:
-    """Return the pause before the next start after ``count`` fruitless ones in a row."""
-    if count < 1:
+    """Return the pause before the next start after ``count`` fruitless ones in a row: none after the first, then doubling."""
+    if count < 2:
         return 0.0
-    doublings = min(count - 1, 64)
+    doublings = min(count - 2, 64)
     return min(settings.start_delay_s * 2.0**doublings, settings.start_delay_limit_s)
 
 
@@ -155,6 +157,7 @@ def describe_end(ended: Ended) -> str:
         said = f"left with code {ended.exit_code}"
     else:
         said = {
+            EndCause.INTERRUPTED: "was interrupted from its terminal",
             EndCause.STOPPED: "was stopped",
             EndCause.OWNER_DIED: "died with its keeper or machine",
             EndCause.HUNG: "hung",
@@ -164,7 +167,7 @@ def describe_end(ended: Ended) -> str:
 
 
 def _wants_restart(policy: Restart, ended: Ended) -> bool:
-    if ended.cause is EndCause.STOPPED or policy is Restart.NEVER:
+    if ended.cause in (EndCause.STOPPED, EndCause.INTERRUPTED) or policy is Restart.NEVER:
         return False
     if policy is Restart.ALWAYS:
         return True
@@ -176,6 +179,8 @@ def _wants_restart(policy: Restart, ended: Ended) -> bool:
 def _end(ended: Ended) -> End:
     if ended.cause is EndCause.STOPPED:
         return End(outcome=Outcome.STOPPED)
+    if ended.cause is EndCause.INTERRUPTED:
+        return End(outcome=Outcome.STOPPED, reason=f"it {describe_end(ended)}")
     if ended.cause is EndCause.EXITED:
         return (
             End(outcome=Outcome.DONE) if ended.exit_code == 0 else End(outcome=Outcome.FAILED, reason=f"it {describe_end(ended)}")

@@ -6,6 +6,7 @@ Each ``note_`` returns the next record, or raises ``Conflict`` if the session to
 from __future__ import annotations
 
 import dataclasses
+import signal
 
 from coordinator.config import Settings
 from coordinator.errors import Conflict
@@ -14,7 +15,19 @@ from coordinator.sessions.model import Hosting, Outcome, Phase, SessionRecord, S
 from coordinator.system.processes import identify_self
 from crewkeep.keeper.agent_process import AgentProcess, ExitStatus
 from recovery import brake
-from recovery.brake import Decision, End, Ended, Park
+from recovery.brake import Decision, End, EndCause, Ended, Park
+
+#: The signals that a terminal sends for a key, and how long after the key an agent's end is still put down to it.
+_KEY_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
+_INTERRUPT_S = 5.0
+
+
+def find_cause(status: ExitStatus, interrupted_s: float | None, now_s: float) -> EndCause:
+    """Tell what ended the agent. ``interrupted_s`` is when somebody last typed an interrupt key, monotonic."""
+    if status.exit_signal is None:
+        return EndCause.EXITED
+    by_key = interrupted_s is not None and now_s - interrupted_s < _INTERRUPT_S and status.exit_signal in _KEY_SIGNALS
+    return EndCause.INTERRUPTED if by_key else EndCause.SIGNALLED
 
 
 def choose(known: SessionRecord, ended: Ended, level: Recovery, now_s: float, settings: Settings) -> Decision:

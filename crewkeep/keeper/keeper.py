@@ -30,7 +30,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import DAEMON_WINDOW_S, ExitStatus, reap_adopted
 from crewkeep.keeper.checkpointing import Checkpointer, answer_with
-from crewkeep.keeper.facts import choose, note_end, note_owner, note_pause
+from crewkeep.keeper.facts import choose, find_cause, note_end, note_owner, note_pause
 from crewkeep.keeper.incarnation import Incarnation
 from crewkeep.keeper.patrol_side import PatrolSide
 from crewkeep.keeper.terminal_side import TerminalSide
@@ -51,6 +51,8 @@ _TRY_AGAIN_S = 1.0
 _LAST_CHECKPOINT_S = 3.0
 #: While no agent runs (a pause before a start), the record is looked at so often.
 _PAUSED_TICK_S = 0.1
+#: While the agent is quiet, its work is looked at so much more rarely (who rules is looked at by the coordinator thread as well).
+_QUIET_TICK_FACTOR = 4
 #: An agent that is asked to end with its keeper gets so long.
 _TERM_FIRST_S = 1.0
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -83,9 +85,14 @@ class Keeper:
         #: What ran last, for the checkpoint at the end.
         self._last: Incarnation | None = None
         self._stamp: tuple[int, int, int] | None = None
+        self._tick_timer = self._loop.call_later(0.0, self._tick)
+        self._tick_pause_s = settings.heartbeat_interval_s
+        self._ticked_count = -1
         self._exit_code = 0
         self._register()
-        self._terminal = TerminalSide(self._loop, self._paths, record, output, self._progress, size=size, answer=self._answer)
+        self._terminal = TerminalSide(
+            self._loop, self._paths, record, output, self._progress, size=size, answer=self._answer, on_output=self._on_output
+        )
         self._checkpointer = Checkpointer(
             self._loop,
             settings,
@@ -103,9 +110,7 @@ class Keeper:
         self._on_signal(signal.SIGCHLD, self._on_child)
         self._on_signal(signal.SIGCONT, self._look_at_record)
         self._guard(self._begin)
-        if not self._loop.stopped:
-            self._tick()
-            self._loop.run()
+        self._loop.run()
         self._terminal.close(remove=False)
         return self._exit_code
 
@@ -123,7 +128,7 @@ class Keeper:
             self._finish(Park(reason=error.message), ExitStatus())
         except StartFailed as error:
             say_error("starting the agent", error, whole=False)
-            self._decide(Ended(cause=EndCause.START_FAILED, detail=error.message), ExitStatus())
+            self._decide(None, Ended(cause=EndCause.START_FAILED, detail=error.message), ExitStatus())
 
     def _start_incarnation(self) -> None:
         now = Incarnation.start(
@@ -179,8 +184,25 @@ class Keeper:
             self._guard(functools.partial(self._look_at_work, self._now))
             self._checkpointer.take_if_due()
         if not self._loop.stopped:
-            pause_s = self._settings.heartbeat_interval_s if self._now is not None else _PAUSED_TICK_S
-            self._loop.call_later(pause_s, self._tick)
+            self._set_next_tick(self._find_tick_pause_s())
+
+    def _find_tick_pause_s(self) -> float:
+        """Rarer while the agent is quiet: a wake-up of a sleeping process costs more than what it looks at."""
+        if self._now is None:
+            return _PAUSED_TICK_S
+        interval_s = self._settings.heartbeat_interval_s
+        quiet = self._progress.count == self._ticked_count
+        self._ticked_count = self._progress.count
+        return min(self._tick_pause_s * 2, interval_s * _QUIET_TICK_FACTOR) if quiet else interval_s
+
+    def _set_next_tick(self, pause_s: float) -> None:
+        self._tick_pause_s = pause_s
+        self._tick_timer.cancel()
+        self._tick_timer = self._loop.call_later(pause_s, self._tick)
+
+    def _on_output(self) -> None:
+        if self._tick_pause_s > self._settings.heartbeat_interval_s:
+            self._set_next_tick(self._settings.heartbeat_interval_s)
 
     def _look_at_work(self, now: Incarnation) -> None:
         try:
@@ -229,11 +251,10 @@ class Keeper:
         self._terminal.disconnect()
         self._now = None
         say(f"agent {agent.identity.pid} ended: code {status.exit_code}, signal {status.exit_signal}")
-        self._end_tree(now)
         now.stop_thread()  # its last look shows what was committed until the end
         now.eyes.look_at_checkpoints()
         ended = Ended(
-            cause=EndCause.EXITED if status.exit_signal is None else EndCause.SIGNALLED,
+            cause=find_cause(status, self._terminal.interrupted_s, self._clock.monotonic_s()),
             exit_code=status.exit_code,
             exit_signal=status.exit_signal,
             fruitful=self._progress.fruitful,
@@ -241,25 +262,32 @@ class Keeper:
         )
         facts = {"exit_code": status.exit_code, "exit_signal": status.exit_signal, "fruitful": ended.fruitful}
         self._tell_journal("noticed", {"what": "the agent ended", "by": "keeper", "at": noticed_at, **facts})
-        self._decide(ended, status)
+        self._decide(now, ended, status)
 
     def _end_tree(self, now: Incarnation, term_first_s: float = 0.0) -> None:
         self._checkpointer.wait(KEEPER_ANSWER_S)  # what runs for it is below us and would be ended as well
         now.end_tree(self._record.unreaped_nonces, term_first_s)
 
-    def _decide(self, ended: Ended, status: ExitStatus) -> None:
+    def _decide(self, last: Incarnation | None, ended: Ended, status: ExitStatus) -> None:
         """Let the brake decide from the record as it is now, and act. Tried again when the disk or a lock is in the way."""
         try:
             known = self._registry.get(self._record.id)
             if known.epoch != self._record.epoch:
                 raise Superseded(known.id, self._record.epoch, known.epoch)
-            level = self._features.read().recovery
-            self._carry_out(choose(known, ended, level, self._clock.wall_s(), self._settings), ended, status)
+            decision = choose(known, ended, self._features.read().recovery, self._clock.wall_s(), self._settings)
+            if last is not None and isinstance(decision, StartNow):
+                self._checkpointer.wait(KEEPER_ANSWER_S)  # what runs for it is below us; recovery reaps that, epoch first
+                last.agent.close()
+            elif last is not None:
+                self._end_tree(last)
+            self._carry_out(decision, ended, status)
         except Conflict:
             raise
         except (CrewkeepError, OSError) as error:
             say_error("acting on the agent's end", error, whole=False)
-            self._loop.call_later(_TRY_AGAIN_S, functools.partial(self._guard, functools.partial(self._decide, ended, status)))
+            self._loop.call_later(
+                _TRY_AGAIN_S, functools.partial(self._guard, functools.partial(self._decide, last, ended, status))
+            )
 
     def _carry_out(self, decision: Decision, ended: Ended, status: ExitStatus) -> None:
         if isinstance(decision, (StartNow, StartAt)) and ended.fruitful:

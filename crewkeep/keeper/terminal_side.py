@@ -13,6 +13,7 @@ from coordinator.paths import SessionPaths
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.model import SessionRecord
 from coordinator.system import files, terminal
+from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.loop import READ, WRITE, Loop
 from crewkeep.terminal.output import OutputLog
@@ -22,6 +23,8 @@ from crewkeep.terminal.serve import Handlers, Later, TerminalServer
 _DRAIN_LIMIT_BYTES = 4 << 20
 #: Keys that the agent does not take are kept up to this much; then visitors wait.
 _INPUT_LIMIT_BYTES = 64 << 10
+#: ctrl-c and ctrl-\\: the terminal turns them into signals, which crewkeep has thereby passed on.
+_INTERRUPT_KEYS = frozenset(b"\x03\x1c")
 
 
 class TerminalSide:
@@ -37,9 +40,13 @@ class TerminalSide:
         *,
         size: tuple[int, int],
         answer: Callable[[str, dict[str, Any]], dict[str, Any] | Later],
+        on_output: Callable[[], None],
+        clock: Clock = SYSTEM,
     ) -> None:
         """Begin to listen. Raises ``StorageError``."""
+        self._clock = clock
         self._loop, self._paths, self._output, self._progress = loop, paths, output, progress
+        self._on_output = on_output
         self._agent: AgentProcess | None = None
         self._look: Callable[[bytes], None] = lambda data: None
         self._input: collections.deque[bytes] = collections.deque()
@@ -54,6 +61,8 @@ class TerminalSide:
         )
         hello = {"session": record.id, "name": record.name, "epoch": record.epoch}
         self.server = TerminalServer(loop, paths.socket, output, handlers, hello=hello)
+        #: When somebody last typed a key that interrupts what runs, monotonic seconds.
+        self.interrupted_s: float | None = None
         #: Rows and columns for the next agent.
         self.size = self.server.size or size
 
@@ -103,10 +112,13 @@ class TerminalSide:
     def _show(self, data: bytes) -> None:
         self._progress.note_output(len(data))
         self._look(data)
+        self._on_output()
         self.server.broadcast(data)
 
     def _type(self, data: bytes) -> None:
         if self._agent is not None:  # while none runs, keys are for nobody
+            if not _INTERRUPT_KEYS.isdisjoint(data) and not terminal.is_raw(self._agent.master_fd):
+                self.interrupted_s = self._clock.monotonic_s()
             self._input.append(data)
             self._input_bytes += len(data)
             self._type_pending()

@@ -137,3 +137,16 @@ def test_piped_input_and_output_pass_through_run_whole(home: Home) -> None:
     seq = cli("run", "--", "seq", "20000", home=home)
     assert seq.returncode == 0
     assert seq.stdout.split() == [str(number) for number in range(1, 20001)]
+
+
+def test_an_interrupt_typed_at_the_terminal_ends_the_session_and_is_no_crash(home: Home) -> None:
+    terminal = Terminal(
+        home, "run", "--name", "auth", "--restart", "always", "--", "sh", "-c", "echo up; sleep 1000", rows=24, columns=80
+    )
+    terminal.child.expect("up")
+    terminal.child.send("\x03")
+    terminal.child.expect(pexpect.EOF)
+    terminal.child.close()
+    assert terminal.child.exitstatus == 130
+    row = cli_json("ps", "-a", "--json", home=home)[0]
+    assert (row["state"], row["epoch"], row["reason"]) == ("stopped", 1, "it was interrupted from its terminal")

@@ -95,7 +95,7 @@ def loop(ended: Ended, seconds_between: float = 0.0) -> tuple[int, list[float], 
 def test_a_crash_loop_is_parked_after_five_starts_with_growing_delays() -> None:
     starts, delays, park = loop(Ended(cause=EndCause.EXITED, exit_code=1))
     assert starts == 5
-    assert delays == [0.5, 1.0, 2.0, 4.0]
+    assert delays == [0.0, 0.25, 0.5, 1.0]
     assert "crash loop" in park.reason
     assert "left with code 1" in park.reason
 
