@@ -1,7 +1,7 @@
 """What keeping a crew costs and how fast it comes back. Run it with ``make bench``.
 
-Every figure is taken from outside, on real processes in a temporary home: deaths are noticed when the session's record
-says so, an agent runs again when its own first line of output stands in a file. The agent's own start is measured on
+Every figure is taken from outside, on real processes in a temporary home: a death is noticed at the time that the session's
+journal tells, an agent runs again when its own first line of output stands in a file. The agent's own start is measured on
 the same machine in between and given beside it. Nothing is asserted; the machine's other load is printed with the figures.
 """
 
@@ -29,6 +29,7 @@ import psutil
 
 from coordinator.config import Settings
 from coordinator.paths import Home
+from coordinator.sessions.journal import Journal
 from coordinator.sessions.model import Phase, Restart, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system import processes
@@ -85,16 +86,19 @@ def measure_deaths(home: Home, rounds: int) -> list[dict[str, Any]]:
     registry = Registry(home)
     own_ms: list[float] = []
     noticed: dict[str, list[float]] = {"agent": [], "keeper": []}
+    fenced: dict[str, list[float]] = {"agent": [], "keeper": []}
     again: dict[str, list[float]] = {"agent": [], "keeper": []}
     for _ in range(rounds):
         for what in ("agent", "keeper"):
             own_ms.append(time_bare_start(home.path / "bare"))
-            noticed_ms, again_ms = kill_once(registry, record.id, what, mark)
+            noticed_ms, fenced_ms, again_ms = kill_once(home, registry, record.id, what, mark)
             noticed[what].append(noticed_ms)
+            fenced[what].append(fenced_ms)
             again[what].append(again_ms)
     rows = []
     for what in ("agent", "keeper"):
         rows.append(row(f"death of the {what} noticed", "ms", noticed[what], goal="p50 <= 20, p99 <= 100"))
+        rows.append(row(f"the dead incarnation can write nothing after the {what}'s death", "ms", fenced[what]))
         beyond = [value - statistics.median(own_ms) for value in again[what]]
         rows.append(
             row(f"running again after the {what}'s death, beyond the agent's own start", "ms", beyond, goal="p99 <= 1000")
@@ -103,18 +107,22 @@ def measure_deaths(home: Home, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def kill_once(registry: Registry, session: str, what: str, mark: Path) -> tuple[float, float]:
-    """Kill the session's agent or keeper; return the milliseconds until it was noticed and until the agent ran again."""
+def kill_once(home: Home, registry: Registry, session: str, what: str, mark: Path) -> tuple[float, float, float]:
+    """Kill the session's agent or keeper; return the milliseconds until that was noticed (by the time that the journal
+    says), until the epoch was raised, and until the agent ran again."""
     record = wait(lambda: settled(registry, session), "the session to run")
     victim = record.agent if what == "agent" else record.owner
     lines = count_lines(mark)
     time.sleep(random.uniform(0, 0.02))  # no lock step with ticks
     killed_s, killed_wall_s = time.monotonic(), time.time()
     processes.send_signal(victim, signal.SIGKILL)
-    wait(lambda: registry.get(session).epoch > record.epoch, "the death to be noticed", pause_s=0.0005)
-    noticed_ms = (time.monotonic() - killed_s) * 1000
+    wait(lambda: registry.get(session).epoch > record.epoch, "the epoch to rise", pause_s=0.0005)
+    fenced_ms = (time.monotonic() - killed_s) * 1000
     wait(lambda: count_lines(mark) > lines, "the agent to run again", pause_s=0.0005)
-    return noticed_ms, (float(mark.read_text().splitlines()[lines]) - killed_wall_s) * 1000
+    again_ms = (float(mark.read_text().splitlines()[lines]) - killed_wall_s) * 1000
+    noticed = Journal(home.session(session)).read().find_last("noticed")
+    assert noticed is not None
+    return (noticed.body["at"] - killed_wall_s) * 1000, fenced_ms, again_ms
 
 
 def measure_wake(home: Home) -> list[dict[str, Any]]:
