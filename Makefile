@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# An ordinary installation compiles once; an editable one, where bytecode is not written, would compile at every start.
+COMPILE := @$(BIN)/python -m compileall -q coordinator recovery crewkeep
 
 .PHONY: demo test lint bench prove docs test-needs clean
 .DEFAULT_GOAL := demo
@@ -40,10 +42,12 @@ test-needs: .make/agents
 
 .make/run: .make/venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
+	$(COMPILE)
 	@touch $@
 
 .make/dev: .make/venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(COMPILE)
 	@touch $@ .make/run
 
 .make/venv:
