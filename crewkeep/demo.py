@@ -7,7 +7,6 @@ up every write that a worker saw acknowledged, leftovers by looking for every pr
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -15,9 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from coordinator.config import is_secret, load_settings
 from coordinator.context import SharedContext
@@ -28,6 +25,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import processes, scan, tree
 from coordinator.system.processes import ProcessIdentity
+from crewkeep.demo_result import DemoResult, Kill
 from crewkeep.demo_screen import Screen, State
 from crewkeep.demo_worker import PREFIX, is_prime, read_ledger
 
@@ -42,50 +40,12 @@ _LOOK_S, _FRAME_S = 0.002, 0.1
 _CLEAN_UP_S = 8.0
 
 
-@dataclass(slots=True)
-class Kill:
-    """One death, and what was measured of it."""
-
-    session: str
-    #: ``agent`` or ``keeper``.
-    what: str
-    pid: int
-    at: float
-    noticed_ms: float | None = None
-    running_ms: float | None = None
-
-
-@dataclass(slots=True)
-class DemoResult:
-    """What was measured."""
-
-    kills: list[Kill] = field(default_factory=list)
-    tasks_done: int = 0
-    wrong_results: int = 0
-    writes_acknowledged: int = 0
-    writes_lost: int = 0
-    context_findings: int = 0
-    leftover_processes: int = 0
-    leftover_files: int = 0
-    seconds: float = 0.0
-
-    @property
-    def kept(self) -> bool:
-        """Whether every promise was."""
-        lost = self.wrong_results + self.writes_lost + self.context_findings + self.leftover_processes + self.leftover_files
-        came_back = all(kill.running_ms is not None for kill in self.kills) and len(self.kills) == 2
-        return came_back and not lost and self.tasks_done == TASK_COUNT
-
-    def encode(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"kept": self.kept}
-
-
 def run_demo(*, show: bool = True) -> DemoResult:
     """Run the demo and return what was measured; with ``show`` the user watches it on stdout."""
     started_s = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="crewkeep-demo-"))
     home = Home.at(place / "home")
-    result = DemoResult()
+    result = DemoResult(task_count=TASK_COUNT)
     screen = Screen(sys.stdout if show else None, TASK_COUNT)
     try:
         _Demo(home, place, result, screen, started_s).run()

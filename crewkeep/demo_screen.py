@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from coordinator.sessions.model import Phase, SessionRecord
 from crewkeep.cli.output import paint, uses_colour
-
-if TYPE_CHECKING:
-    from crewkeep.demo import DemoResult, Kill
+from crewkeep.demo_result import DemoResult, Kill
 
 _COLOURS = ("cyan", "yellow", "green", "blue")
 _HEIGHT_OF_HISTORY = 10
