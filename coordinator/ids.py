@@ -6,8 +6,8 @@ second differ from the eighth character on.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from coordinator.errors import InvalidInput
 
@@ -20,12 +20,12 @@ _DEVICE_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("co
 
 def new_id(now_s: float) -> str:
     """Return a fresh id for the wall-clock time ``now_s``."""
-    return _encode(int(now_s), _TIME_CHARACTERS) + _encode(secrets.randbits(25), _CHANCE_CHARACTERS)
+    return _encode(int(now_s), _TIME_CHARACTERS) + _encode(int.from_bytes(os.urandom(4)) >> 7, _CHANCE_CHARACTERS)
 
 
 def new_nonce() -> str:
     """Return 128 bits of chance as hex: the mark that an incarnation's processes inherit."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def check_name(name: str) -> str:

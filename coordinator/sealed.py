@@ -8,12 +8,12 @@ parses to the same record is harmless.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from coordinator.config import RECORD_LIMIT_BYTES
+from coordinator.digests import sha256
 from coordinator.errors import Damaged, FormatTooNew
 from coordinator.system import files
 
@@ -84,7 +84,7 @@ def _canonical(value: object) -> str:
 
 
 def _digest(kind: str, format: int, body: Body) -> str:
-    return hashlib.sha256(_canonical([kind, format, body]).encode("ascii")).hexdigest()
+    return sha256(_canonical([kind, format, body]).encode("ascii")).hexdigest()
 
 
 def _damaged(path: object, reason: str, what: str) -> Damaged:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -252,7 +251,7 @@ def _drop_old(paths: SessionPaths) -> None:
     """Drop all but the newest; one that cannot be dropped stays for the next time."""
     for _, directory in _list_directories(paths)[CHECKPOINTS_KEPT:]:
         git = _read_git(directory)
-        aside = paths.checkpoints / f"{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+        aside = paths.checkpoints / f"{files.TEMPORARY_MARK}{os.urandom(6).hex()}"
         try:
             failpoints.hit("checkpoint.drop")
             os.rename(directory, aside)

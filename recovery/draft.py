@@ -8,16 +8,15 @@ Invariants:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from coordinator.digests import sha256
 from coordinator.errors import CrewkeepError, StorageError
 from coordinator.system import failpoints, files
 from recovery.manifest import Part
@@ -42,11 +41,11 @@ class Draft:
     def add(self, name: str, data: bytes) -> None:
         """Write a part."""
         self.write(name, data)
-        self.parts.append(Part(name=name, bytes=len(data), digest=hashlib.sha256(data).hexdigest()))
+        self.parts.append(Part(name=name, bytes=len(data), digest=sha256(data).hexdigest()))
 
     def copy(self, name: str, source: int, length: int) -> Part:
         """Write a part from the first ``length`` bytes of an open file, or what there is of them."""
-        digest, done = hashlib.sha256(), 0
+        digest, done = sha256(), 0
         fd = self._create(name)
         while done < length and (chunk := os.pread(source, min(CHUNK_BYTES, length - done), done)):
             files.write_all(fd, chunk)
@@ -101,7 +100,7 @@ class Draft:
 @contextmanager
 def fill_aside(checkpoints: Path) -> Iterator[Draft]:
     """Make a directory below ``checkpoints`` to fill; it is removed again unless it was renamed. Raises ``StorageError``."""
-    directory = checkpoints / f"{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+    directory = checkpoints / f"{files.TEMPORARY_MARK}{os.urandom(6).hex()}"
     draft = Draft(directory)
     try:
         failpoints.hit("checkpoint.mkdir")

@@ -6,7 +6,6 @@ Each way of being damaged has its word (those of ``errors.Damaged.reason``), aft
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -16,6 +15,7 @@ from typing import Any
 
 from coordinator import sealed
 from coordinator.config import PART_VERIFY_BYTES
+from coordinator.digests import sha256
 from coordinator.errors import Damaged, FormatTooNew, Refused, StorageError
 from coordinator.system import files
 from recovery import manifest
@@ -93,7 +93,7 @@ def read_part(checkpoint: CheckpointInfo, name: str) -> bytes | None:
         data = files.read_bounded(path, part.bytes)
     except (FileNotFoundError, Refused) as error:
         raise _damaged(path, f"{name}: missing", "missing") from error
-    if len(data) != part.bytes or hashlib.sha256(data).hexdigest() != part.digest:
+    if len(data) != part.bytes or sha256(data).hexdigest() != part.digest:
         reason = "wrong-digest" if len(data) == part.bytes else "truncated"
         raise _damaged(path, f"{name}: {reason}", reason)
     return data
@@ -139,7 +139,7 @@ def _look_at_part(path: Path, part: Part, *, deep: bool) -> str:
             return "empty" if status.st_size == 0 else "truncated" if status.st_size < part.bytes else "trailing"
         if not deep and part.bytes > PART_VERIFY_BYTES:
             return ""
-        digest, zeros, at = hashlib.sha256(), True, 0
+        digest, zeros, at = sha256(), True, 0
         while chunk := os.pread(fd, CHUNK_BYTES, at):
             digest.update(chunk)
             zeros = zeros and not chunk.strip(b"\0")

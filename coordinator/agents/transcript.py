@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -137,7 +136,7 @@ def set_aside(path: Path) -> Path:
 def put_back(saved: Path, path: Path) -> None:
     """Let ``path`` hold a durable copy of ``saved``; directories that are missing are made. Raises ``StorageError``."""
     files.make_directory(path.parent)
-    temporary = path.with_name(f".{path.name[:100]}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
+    temporary = path.with_name(files.name_temporary(path.name))
     try:
         with open(saved, "rb") as source:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -8,10 +8,11 @@ A log begins with ``Header``; everything after it is records without a gap. Litt
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+
+from coordinator.digests import blake2b
 
 LOG_FORMAT = 1
 LOG_MAGIC = b"CKEEPLOG"
@@ -58,7 +59,7 @@ class Header:
     def salt(self) -> bytes:
         """What seeds the checksums of this log: derived, so that a damaged header does not take its records along."""
         own = self.shard.to_bytes(4, "little") + self.generation.to_bytes(8, "little")
-        return hashlib.blake2b(own, key=self.context_id, digest_size=8).digest()
+        return blake2b(own, key=self.context_id, digest_size=8).digest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

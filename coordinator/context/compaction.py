@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def iter_standing(index: Index) -> Iterator[Record]:
 def write_generation(path: Path, header: Header, records: Iterator[Record]) -> None:
     """Let ``path`` be a log of exactly these records: written and flushed aside, then swapped in. Raises ``StorageError``."""
     remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
+    temporary = path.with_name(files.name_temporary(path.name))
     try:
         failpoints.hit("compaction.open")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -12,11 +12,11 @@ truncates is then a void page, where a mapped one would be a SIGBUS.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from pathlib import Path
 
+from coordinator.digests import blake2b
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, processes
 
@@ -47,7 +47,7 @@ class ControlPage:
                 os.pwrite(self._fd, bytes(PAGE_BYTES - size), size)
         except OSError as error:
             raise StorageError.from_os(error, "open", path) from error
-        self._boot = hashlib.blake2b(processes.boot_id().encode(), digest_size=16).digest()
+        self._boot = blake2b(processes.boot_id().encode(), digest_size=16).digest()
 
     def __del__(self) -> None:
         if self._fd >= 0:

@@ -7,7 +7,6 @@ logs say; if it is missing, either the making was interrupted (then nothing was 
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def _make(directory: Path, *, durable: bool, shards: int, why: Damaged) -> Meta:
         first = headers[0]
         found = Meta(context_id=first.context_id, shard_count=first.shard_count, durable=first.durable)
     else:
-        found = Meta(context_id=secrets.token_bytes(16), shard_count=shards, durable=durable)
+        found = Meta(context_id=os.urandom(16), shard_count=shards, durable=durable)
     missing = [number for number in range(found.shard_count) if not (name_shard(directory, number) / LOG_NAME).exists()]
     if headers and missing and (why.reason != "missing" or not _is_untouched(directory, found)):
         raise why  # a shard is lost as well: what was in it cannot be told, and empty it must not seem

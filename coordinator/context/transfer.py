@@ -6,7 +6,6 @@ Values travel; versions, authors and times are told for people, but an import is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -15,6 +14,7 @@ import orjson
 from coordinator.context.keys import check_key
 from coordinator.context.model import Entry
 from coordinator.context.values import encode_value
+from coordinator.digests import sha256
 from coordinator.errors import Damaged, FormatTooNew, InvalidInput
 
 KIND, FORMAT = "crewkeep-context", 1
@@ -23,7 +23,7 @@ _HINT = "export it again; nothing was imported"
 
 def write_export(entries: Iterable[Entry], stream: IO[str]) -> int:
     """Write the entries and return how many there were."""
-    digest, count = hashlib.sha256(), 0
+    digest, count = sha256(), 0
 
     def write(line: dict[str, Any]) -> None:
         text = orjson.dumps(line).decode() + "\n"
@@ -49,7 +49,7 @@ def write_export(entries: Iterable[Entry], stream: IO[str]) -> int:
 
 def read_export(stream: Iterable[str]) -> dict[str, Any]:
     """Return the values by key, having checked every line. Raises ``InvalidInput``, ``Damaged`` or ``FormatTooNew``."""
-    digest = hashlib.sha256()
+    digest = sha256()
     values: dict[str, Any] = {}
     ended = False
     for number, text in enumerate(stream, 1):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,7 +132,7 @@ class Registry:
             else:
                 if record.phase is not Phase.ENDED and not (force and record.phase is Phase.PARKED):
                     raise Refused(f"{record.name} has not ended ({record.phase})", hint=f"crewkeep stop {record.name}")
-            aside = self.home.sessions / f".{session_id}{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+            aside = self.home.sessions / files.name_temporary(session_id)
             try:
                 os.rename(paths.path, aside)
             except OSError as error:
@@ -394,7 +393,7 @@ class Registry:
 
     def _write_new(self, record: SessionRecord, launch: LaunchSpec) -> None:
         """Fill the session's directory aside and let it appear whole."""
-        aside = SessionPaths(self.home.sessions / f".{record.id}{files.TEMPORARY_MARK}{secrets.token_hex(6)}")
+        aside = SessionPaths(self.home.sessions / files.name_temporary(record.id))
         final = self._paths_of_id(record.id)
         try:
             files.make_directory(aside.path)

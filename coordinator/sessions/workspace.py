@@ -7,13 +7,13 @@ else a command does.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+from coordinator.digests import sha256
 from coordinator.errors import InvalidInput
 
 _NAME_LIMIT = 128
@@ -51,7 +51,7 @@ def workspace_id(workspace: str) -> str:
     """Return the directory name of a workspace: readable, safe on every file system, different for different ones."""
     last = os.path.basename(workspace.rstrip("/")) or "root"
     slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:32].strip("-")
-    digest = hashlib.sha256(workspace.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    digest = sha256(workspace.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{slug or 'w'}-{digest}"
 
 

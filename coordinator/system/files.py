@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from pathlib import Path
@@ -87,12 +86,17 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def name_temporary(name: str) -> str:
+    """Return a name for what is to become ``name`` in the same directory; sweeps know it by its mark."""
+    return f".{name[:100]}{TEMPORARY_MARK}{os.urandom(6).hex()}"
+
+
 def replace_durably(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Let ``path`` hold exactly ``data``, atomically. A symlink at ``path`` is replaced, never followed.
 
     With ``durable=False`` it survives kill -9 but not power loss (for state that is worth nothing after a reboot).
     """
-    temporary = path.with_name(f".{path.name[:100]}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    temporary = path.with_name(name_temporary(path.name))
     try:
         failpoints.hit("files.open")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

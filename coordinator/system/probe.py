@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import select
 import signal
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class Probe:
 def probe_directory(path: Path) -> Probe:
     """Try the directory in this process. Never raises; may hang as long as the file system does."""
     operation = "write"
-    mark = f".probe{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+    mark = files.name_temporary("probe")
     first, second = path / mark, path / f"{mark}-renamed"
     try:
         failpoints.hit("probe.write")

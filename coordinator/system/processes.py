@@ -17,7 +17,6 @@ Not promised: telling two processes apart that share pid and start tick on a ker
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import select
 import signal
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from coordinator.digests import sha256
 from coordinator.system.procfs import read_small, read_stat
 
 #: `wait_gone` looks so often where the kernel cannot tell it.
@@ -275,7 +275,7 @@ def machine() -> str:
     if _machine is None:
         data = (read_small("/etc/machine-id") or b"").strip()
         # The id itself is to be kept confidential (machine-id(5)); a digest for this program alone names it as well.
-        _machine = hashlib.sha256(b"crewkeep " + data).hexdigest()[:16] if len(data) >= 32 else ""
+        _machine = sha256(b"crewkeep " + data).hexdigest()[:16] if len(data) >= 32 else ""
     return _machine
 
 

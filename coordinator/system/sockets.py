@@ -11,9 +11,7 @@ timeout for every answer.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import secrets
 import socket
 import struct
 import sys
@@ -22,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from coordinator.digests import sha256
 from coordinator.errors import Missing, Refused, StorageError, TimedOut
 from coordinator.system import files
 
@@ -38,7 +37,7 @@ def listen(path: Path) -> socket.socket:
     the place over is decided by a lock or an epoch, not here. Raises ``StorageError``.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    temporary = f".{path.name[:40]}{files.TEMPORARY_MARK}{secrets.token_hex(6)}"
+    temporary = files.name_temporary(path.name)
     try:
         with _short(path, make=True) as (directory, name):
             # Bound aside and renamed: there is no moment without a socket, and two who race leave one that works.
@@ -144,4 +143,4 @@ def _short(path: Path, *, make: bool = False) -> Iterator[tuple[str, str]]:
     if make:
         os.makedirs(directory, 0o700, exist_ok=True)
     files.check_private(directory)
-    yield str(directory), hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+    yield str(directory), sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
