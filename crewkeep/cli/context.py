@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from coordinator.config import VALUE_LIMIT_BYTES
 from coordinator.errors import CrewkeepError, InvalidInput, NotFound, Superseded
 from crewkeep.cli import output
 from crewkeep.cli.options import Json, Workspace
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from coordinator.sessions.model import Writer
 
 _WAIT_S = 1.0
+#: As text a value may be longer than it is kept: each character can be an escape of six.
+_TEXT_LIMIT_BYTES = 8 * VALUE_LIMIT_BYTES
+_NEGATIVE_NUMBER = re.compile(r"-\.?[0-9]")
+#: Stands before an argument that is not to be taken for an option; not seen where an error message quotes it.
+_SHIELD = " "
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="A path such as tasks/auth.")]
 Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with it.")]
@@ -33,13 +41,31 @@ IfVersion = Annotated[
 ]
 
 
+class _CommandWithNumbers(TyperCommand):
+    """Takes ``-5`` for an argument and every other unknown word with a dash for a mistake, as always."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_value = {name for param in self.params if not getattr(param, "is_flag", True) for name in param.opts}
+        end = args.index("--") if "--" in args else len(args)
+        shielded = list(args)
+        for index, word in enumerate(args[:end]):
+            if _NEGATIVE_NUMBER.match(word) and (index == 0 or args[index - 1] not in takes_value):
+                shielded[index] = _SHIELD + word
+        rest = super().parse_args(ctx, shielded)
+        shields = set(shielded) - set(args)
+        for name, value in ctx.params.items():
+            if value in shields:
+                ctx.params[name] = value.removeprefix(_SHIELD)
+        return rest
+
+
 def register(app: typer.Typer) -> None:
     """Add the group."""
     from crewkeep.cli.app import make_group
 
     group = make_group("Read and write the context that all sessions of a workspace share.")
     group.command("get")(get)
-    group.command("put")(put)
+    group.command("put", cls=_CommandWithNumbers)(put)
     group.command("rm")(remove)
     group.command("ls")(list_keys)
     group.command("history")(show_history)
@@ -69,7 +95,7 @@ def put(
     as_json: Json = False,
 ) -> None:
     """Set KEY and print its new version. Without --if-version it replaces whatever is there."""
-    parsed = parse_value(sys.stdin.buffer.read() if value == "-" else os.fsencode(value))
+    parsed = parse_value(_read_value() if value == "-" else os.fsencode(value))
     with open_workspace(workspace, write=True) as context:
         if if_version is None:
             entry = context.put(key, parsed, unconditional=True)
@@ -184,14 +210,16 @@ def watch(
 def export(
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to; default: stdout.")] = "-", workspace: Workspace = None
 ) -> None:
-    """Write all keys with their history as NDJSON."""
+    """Write all keys with their values as NDJSON, as of one moment. Deleted keys and older versions are left out."""
     with open_workspace(workspace) as context:
         if file == "-":
-            count = context.export(sys.stdout)
-        else:
-            with open(file, "x", encoding="utf-8") as stream:
+            # UTF-8 whatever the terminal speaks: what cannot be imported again is no export.
+            with open(sys.stdout.fileno(), "w", encoding="utf-8", newline="\n", closefd=False) as stream:
                 count = context.export(stream)
-    output.note(f"{count} lines exported")
+        else:
+            with open(file, "x", encoding="utf-8", newline="\n") as stream:
+                count = context.export(stream)
+    output.note(f"{count} keys exported")
 
 
 def import_(
@@ -201,13 +229,12 @@ def import_(
     ] = False,
     workspace: Workspace = None,
 ) -> None:
-    """Read what export wrote."""
-    with open_workspace(workspace, write=True) as context:
-        if file == "-":
-            count = context.import_(sys.stdin, unconditional=overwrite)
-        else:
-            with open(file, encoding="utf-8") as stream:
-                count = context.import_(stream, unconditional=overwrite)
+    """Write what an export holds. Every value is a new write; versions, authors and times of the export are not kept."""
+    with (
+        open(sys.stdin.fileno() if file == "-" else file, "rb", closefd=file != "-") as stream,
+        open_workspace(workspace, write=True) as context,
+    ):
+        count = context.import_(_iter_lines(stream), unconditional=overwrite)
     output.note(f"{count} keys imported")
 
 
@@ -293,6 +320,22 @@ def _find_directory() -> str:
         return os.getcwd()
     except OSError as error:
         raise InvalidInput("the current directory does not exist any more", hint="name the workspace: -w NAME") from error
+
+
+def _read_value() -> bytes:
+    """Read stdin, as much of it as a value can take."""
+    data = sys.stdin.buffer.read(_TEXT_LIMIT_BYTES + 1)
+    if len(data) > _TEXT_LIMIT_BYTES:
+        raise InvalidInput(f"the value has more than {_TEXT_LIMIT_BYTES} bytes", hint="keep large things in files")
+    return data
+
+
+def _iter_lines(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the lines of an export; bytes that are no UTF-8 become what no JSON can hold."""
+    while line := stream.readline(_TEXT_LIMIT_BYTES + 1):
+        if len(line) > _TEXT_LIMIT_BYTES:
+            raise InvalidInput(f"a line has more than {_TEXT_LIMIT_BYTES} bytes", hint="this is not an export of a context")
+        yield line.decode("utf-8", "surrogateescape")
 
 
 def parse_value(data: bytes) -> Any:
