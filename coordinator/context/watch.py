@@ -32,7 +32,7 @@ def find_position(revisions: Mapping[int, int], from_revision: int | Mapping[int
     """
     if from_revision is None:
         return dict(revisions)
-    given = dict.fromkeys(revisions, from_revision) if isinstance(from_revision, int) else dict(from_revision)
+    given = from_revision if isinstance(from_revision, Mapping) else dict.fromkeys(revisions, from_revision)
     for shard, revision in given.items():
         if shard not in revisions:
             raise InvalidInput(f"there is no shard {shard!r:.40}", hint=f"shards are {min(revisions)} to {max(revisions)}")

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 
 from coordinator.config import BREAKER_QUIET_S, CHANGES_LIMIT, SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context.model import Change, Context
+from coordinator.context.watch import find_position
 from coordinator.errors import Busy, CrewkeepError, RevisionCompacted, StorageError, Superseded
 from coordinator.paths import Home
 from coordinator.services.breaker import Breaker, BreakerState
@@ -158,12 +159,14 @@ class CoordinatorThread:
         change goes on. Raises ``InvalidInput``, ``RevisionCompacted``, ``StorageError``.
         """
         with self._lock:
-            view = self._hold_view(prefix)
             now = self._context.revisions()
-            watch = Watch(view=view, call=call, after=now if from_revision is None else {**now, **from_revision})
+            after = find_position(now, from_revision)
             if from_revision is not None:
-                self._check_kept(watch.after)
-                self._position = _behind(self._position or now, watch.after)
+                self._check_kept(after)  # before anything is held for a watch that is then refused
+            view = self._hold_view(prefix)
+            watch = Watch(view=view, call=call, after=after)
+            if from_revision is not None:
+                self._position = _behind(self._position or now, after)
             elif self._position is None:
                 self._position = now
             self._watches = (*self._watches, watch)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coordinator.config import HISTORY_LIMIT, KEY_LIMIT_BYTES, VALUE_DEPTH_LIMIT, VALUE_LIMIT_BYTES
-from coordinator.context import MemoryContext, RevisionCompacted, SharedContext
+from coordinator.context import MemoryContext, RevisionCompacted, SharedContext, shard
 from coordinator.context.base import ContextBase
 from coordinator.errors import Conflict, Damaged, FormatTooNew, InvalidInput, NotFound, Superseded, VersionConflict
 from coordinator.sessions.model import Writer
@@ -529,9 +529,9 @@ def test_a_revision_that_was_never_reached_is_refused(context: ContextBase) -> N
     context.put("a", 1, unconditional=True)
     with pytest.raises(RevisionCompacted):
         context.watch("", 1000)
-    for wrong in (-1, True, {0: -1}, {99: 0}):
+    for wrong in (-1, True, {0: -1}, {99: 0}, {"0": 1}, "x", 1.5, [1]):
         with pytest.raises(InvalidInput):
-            context.watch("", wrong)
+            context.watch("", wrong)  # type: ignore[arg-type]
 
 
 def test_changes_can_be_read_a_few_at_a_time(context: ContextBase) -> None:
@@ -614,6 +614,24 @@ def test_a_superseded_writer_is_told_so_even_where_its_version_is_wrong(context:
     context.adopt(ADA)
     with pytest.raises(Superseded):
         context.put("a", 2, expected_version=77)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        test_a_fenced_epoch_cannot_write_and_the_newer_one_can,
+        test_a_write_of_a_newer_epoch_fences_the_older_one_too,
+        test_a_fence_is_of_one_session_and_never_falls,
+        test_a_superseded_writer_is_told_so_even_where_its_version_is_wrong,
+    ],
+)
+def test_a_missing_epoch_check_would_be_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fact: Callable[[ContextBase], None]
+) -> None:
+    """The tests above have teeth: with the check planted out of the shard, each of them fails."""
+    monkeypatch.setattr(shard, "_check_epoch", lambda view, writer: None)
+    with SharedContext.open(tmp_path / "context") as context, pytest.raises((pytest.fail.Exception, VersionConflict)):
+        fact(context)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from support import wait_until
 
 from coordinator.config import BREAKER_FAILURES, Settings
 from coordinator.context import Change, SharedContext
-from coordinator.errors import StorageError, Superseded
+from coordinator.errors import InvalidInput, RevisionCompacted, StorageError, Superseded
 from coordinator.paths import Home
 from coordinator.services.breaker import Breaker, BreakerState
 from coordinator.services.features import Features
@@ -195,6 +195,14 @@ def test_a_watch_can_begin_further_back_and_others_see_nothing_twice(rig: Rig) -
     wait_until(lambda: len(late) == 6, what="all six")
     assert [change.value for change in late] == list(range(6))
     assert [change.value for change in first] == list(range(6))
+
+
+def test_a_watch_that_is_refused_holds_nothing(rig: Rig) -> None:
+    rig.thread.start()
+    for wrong in ({0: 99}, {99: 0}, {0: -1}, {"x": 0}, 1.5):
+        with pytest.raises((InvalidInput, RevisionCompacted)):
+            rig.thread.watch("tasks/", print, wrong)  # type: ignore[arg-type]
+    assert rig.thread.held_prefixes == ()
 
 
 def test_a_watch_can_be_made_and_closed_from_within_a_watcher(rig: Rig) -> None:
