@@ -18,7 +18,7 @@ from pathlib import Path
 
 from coordinator.digests import blake2b
 from coordinator.errors import StorageError
-from coordinator.system import failpoints, processes
+from coordinator.system import failpoints, files, processes
 
 PAGE_BYTES = 4096
 _MAGIC = b"CKEEPCTL"
@@ -35,14 +35,13 @@ class ControlPage:
     """The page, open. Closed when the last reader lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the page, creating it where it is missing. Raises ``StorageError``."""
+        """Open the page, creating it where it is missing; on a read-only file system only to read. Raises ``StorageError``."""
         self.path = path
         self._fd = -1
         try:
-            failpoints.hit("control.open")
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd, self.is_writable = files.open_for_update(path, os.O_CREAT, "control.open")
             size = os.fstat(self._fd).st_size
-            if size < PAGE_BYTES:
+            if size < PAGE_BYTES and self.is_writable:
                 # Written, not truncated to length: a publication must not meet a full disk.
                 os.pwrite(self._fd, bytes(PAGE_BYTES - size), size)
         except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from coordinator.context import codec
 from coordinator.context.codec import Header, Record
 from coordinator.errors import Damaged, FormatTooNew, StorageError
-from coordinator.system import failpoints
+from coordinator.system import failpoints, files
 
 _CHUNK_BYTES = 1 << 18
 
@@ -43,11 +43,12 @@ class Scan:
     reason: str | None = None
 
 
-def open_log(path: Path) -> tuple[int, Header]:
-    """Open a log and read its header; the caller closes. Raises ``Damaged``, ``FormatTooNew`` or ``StorageError``."""
+def open_log(path: Path) -> tuple[int, Header, bool]:
+    """Open a log, read its header, tell whether it can be written; the caller closes.
+
+    Raises ``Damaged``, ``FormatTooNew`` or ``StorageError``."""
     try:
-        failpoints.hit("shard.open")
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd, is_writable = files.open_for_update(path, 0, "shard.open")
     except FileNotFoundError as error:
         raise damaged(path, "missing", "is missing") from error
     except OSError as error:
@@ -67,7 +68,7 @@ def open_log(path: Path) -> tuple[int, Header]:
     except BaseException:
         os.close(fd)
         raise
-    return fd, header
+    return fd, header, is_writable
 
 
 def read_record(fd: int, header: Header, offset: int, length: int, path: Path) -> Record:

@@ -13,7 +13,8 @@ from pathlib import Path
 from coordinator import sealed
 from coordinator.context import aside, log
 from coordinator.context.codec import HEADER_BYTES, Header, encode_header
-from coordinator.context.shard import LOG_NAME
+from coordinator.context.control import ControlPage
+from coordinator.context.shard import CONTROL_NAME, LOCK_NAME, LOG_NAME
 from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks
 from coordinator.system.clock import SYSTEM
@@ -101,7 +102,10 @@ def _make(directory: Path, *, durable: bool, shards: int, why: Damaged) -> Meta:
 
 
 def _create_shard(directory: Path, header: Header) -> None:
+    """Make a shard whole, the log last: where it stands, reading needs no new file, however full the disk is by then."""
     files.make_directory(directory)
+    ControlPage(directory / CONTROL_NAME)
+    os.close(locks.open_lock(directory / LOCK_NAME))
     files.replace_durably(directory / LOG_NAME, encode_header(header))
 
 
@@ -111,7 +115,7 @@ def _list_headers(directory: Path) -> list[Header]:
     for number in range(SHARD_LIMIT):
         path = name_shard(directory, number) / LOG_NAME
         if path.exists():
-            fd, header = log.open_log(path)
+            fd, header, _ = log.open_log(path)
             os.close(fd)
             found.append(header)
     return found

@@ -81,8 +81,14 @@ class Shard:
             caught_up = self._catch_up()
         if caught_up is not None:
             return caught_up
-        with self.alone():
-            return self.recover()
+        try:
+            with self.alone():
+                return self.recover()
+        except StorageError as error:
+            if error.errno != errno.EROFS:
+                raise
+        with self._index_lock:
+            return self._read_frozen()
 
     def get(self, key: str) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
@@ -244,7 +250,9 @@ class Shard:
         if not self._write_lock.acquire(timeout=self._lock_timeout_s):
             raise self._busy(os.getpid())
         try:
-            page = self._open_control()
+            page = self._open_control(to_write=True)
+            if not page.is_writable:
+                raise _read_only(page.path)
             fd = self._held_fd = locks.open_lock(self.directory / LOCK_NAME)
             try:
                 self._acquire(fd, page, deadline_s)
@@ -281,9 +289,11 @@ class Shard:
         with self._index_lock:
             view = self._catch_up()
         status = self._look()
-        if view is None or (status.st_dev, status.st_ino) != view.inode:
-            # The page is void, or a compaction died between its rename and its publication.
+        if view is None or (status.st_dev, status.st_ino) != view.inode or not view.is_writable:
+            # The page is void, or a compaction died between its rename and its publication, or the disk was read-only.
             view = self.recover()
+            if not view.is_writable:
+                raise _read_only(view.path)
             status = self._look()
         if status.st_size > view.scan.end:
             failpoints.hit("shard.cut")
@@ -347,9 +357,11 @@ class Shard:
 
     # catching up
 
-    def _open_control(self) -> ControlPage:
+    def _open_control(self, *, to_write: bool = False) -> ControlPage:
         if self._control is not None and self._control.is_removed():
             self._control, self._view = None, None
+        if self._control is not None and to_write and not self._control.is_writable:
+            self._control = None  # the disk was read-only; perhaps it is not any more
         if self._control is None:
             if not self.directory.is_dir():
                 raise damaged(self.directory, "missing", "is missing")
@@ -393,6 +405,29 @@ class Shard:
         page = self._open_control()
         failpoints.hit("shard.recover")
         compaction.remove_leftovers(self.directory / LOG_NAME)
+        view, torn = self._replay_log(page)
+        if torn is not None:
+            self._cut_torn_tail(view, torn)
+        if view.header.durable:
+            files.sync_directory(self.directory)
+            self._flush(view)
+        page.publish(view.header.generation, view.scan.end, view.index.revision)
+        page.bind()
+        view.word = page.read() or -1
+        with self._index_lock:
+            self._view = view
+        return view
+
+    def _read_frozen(self) -> View:
+        """Read the log of a file system that is read-only: nobody writes, so nothing needs the lock or can be published."""
+        page = self._open_control()
+        view, _ = self._replay_log(page)
+        view.word = page.read() or -1
+        self._view = view
+        return view
+
+    def _replay_log(self, page: ControlPage) -> tuple[View, str | None]:
+        """Return the view of all that is whole in the log, and what is wrong with a torn tail. Raises ``Damaged``."""
         view = self._open_view()
         size = os.fstat(view.fd).st_size
         reason = view.replay(size)
@@ -408,16 +443,8 @@ class Shard:
         if reason:
             if view.header.durable and any(log.find_whole_records(view.fd, view.header, view.scan.end, view.path)):
                 raise damaged(view.path, view.scan.reason or "wrong-order", f"is damaged at {view.scan.end}: {reason}")
-            self._cut_torn_tail(view, view.scan.reason or "wrong-order")
-        if view.header.durable:
-            files.sync_directory(self.directory)
-            self._flush(view)
-        page.publish(view.header.generation, view.scan.end, view.index.revision)
-        page.bind()
-        view.word = page.read() or -1
-        with self._index_lock:
-            self._view = view
-        return view
+            return view, view.scan.reason or "wrong-order"
+        return view, None
 
     def _cut_torn_tail(self, view: View, reason: str) -> None:
         """Set the bytes of a write that power loss interrupted aside. Without space for that, they stay until the next write."""
@@ -441,6 +468,10 @@ class Shard:
             # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later;
             # a log that was swapped but not published is published by whoever comes next.
             self._not_before_bytes = view.scan.end + view.scan.end // 4
+
+
+def _read_only(path: Path) -> StorageError:
+    return StorageError.from_os(OSError(errno.EROFS, os.strerror(errno.EROFS)), "write", path)
 
 
 def _check_epoch(view: View, writer: WriterLike | None) -> None:

@@ -18,7 +18,7 @@ class View:
         """Open the log. Raises ``Damaged``, ``FormatTooNew`` or ``StorageError``."""
         self.path = path
         self._fd = -1
-        self._fd, self.header = log.open_log(path)
+        self._fd, self.header, self.is_writable = log.open_log(path)
         status = os.fstat(self._fd)
         #: Which file it is: the one called ``log`` may be another by now.
         self.inode = (status.st_dev, status.st_ino)

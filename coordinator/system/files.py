@@ -78,6 +78,23 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
 
 
+def open_for_update(path: Path, flags: int, failpoint: str) -> tuple[int, bool]:
+    """Open a file for reading and writing, on a read-only file system for reading; tell whether it can be written.
+
+    ``flags`` as for ``os.open``. Raises ``OSError``.
+    """
+    try:
+        failpoints.hit(failpoint)
+        return os.open(path, os.O_RDWR | flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), True
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), False
+        except FileNotFoundError:
+            raise error from None  # it could not be made
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises ``OSError`` with part of it written."""
     rest = memoryview(data)

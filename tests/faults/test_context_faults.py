@@ -270,6 +270,56 @@ def test_a_full_disk_leaves_everything_readable_and_writing_resumes(tmp_path: Pa
         assert context.check() == []
 
 
+@contextlib.contextmanager
+def read_only_disk() -> Iterator[None]:
+    """Every opening for writing and every change of a name meets EROFS."""
+
+    def refuse(place: str) -> None:
+        if place in ("control.open", "shard.open", "locks.open", "files.open", "files.mkdir"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), place)
+
+    with failpoints.observe(refuse):
+        yield
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_on_a_read_only_disk_everything_is_readable_and_writing_resumes(tmp_path: Path, rebooted: bool) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory) as context:
+        for number in range(20):
+            context.put(f"k{number % 9}", number, unconditional=True)
+        whole = context.snapshot()
+    if rebooted:
+        for page in directory.glob("*/control"):
+            page.write_bytes(bytes(64) + page.read_bytes()[64:])
+    with contextlib.ExitStack() as stack:
+        with read_only_disk():
+            context = stack.enter_context(SharedContext.open(directory))
+            assert context.snapshot() == whole
+            assert len(context.history("k0")) == 3
+            assert len(list(context.watch("", 0, timeout_s=0))) == 20
+            assert context.check() == []
+            with pytest.raises(StorageError) as caught:
+                context.put("k0", "new", unconditional=True)
+            assert caught.value.cause == "EROFS"
+            assert context.snapshot() == whole
+        assert context.put("k0", "new", unconditional=True).version == 4
+        assert context.check() == []
+        with SharedContext.open(directory) as other:
+            assert other.get("k0") == context.get("k0")
+
+
+def test_a_context_once_made_needs_no_new_file_to_be_read(tmp_path: Path) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory) as context:
+        context.put("a", 1, unconditional=True)
+    before = {path for path in directory.rglob("*") if "set-aside" not in path.parts}
+    with SharedContext.open(directory) as context:
+        assert list(context.snapshot()) == ["a"]
+        assert context.check() == []
+    assert {path for path in directory.rglob("*") if "set-aside" not in path.parts} == before
+
+
 def test_a_compaction_without_space_fails_nobodys_write(tmp_path: Path, small_compaction: None) -> None:
     def fail(name: str) -> None:
         if name.startswith("compaction."):
