@@ -190,5 +190,9 @@ _STORAGE_HINTS = {
     "EPERM": "check the owner, mode and attributes of the directory",
     "EMFILE": "too many open files; raise `ulimit -n`",
     "ENFILE": "the system has too many open files",
+    "EISDIR": "a file is expected there; name another one, or move it aside",
+    "ELOOP": "a file is expected there and no link; move it aside",
+    "ENOTDIR": "a directory is expected there; name another one, or move what is there aside",
+    "ESPIPE": "a file is expected there; move what is there aside",
     "EIO": "the disk reported an error; check it before going on",
 }

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from coordinator.context import codec, compaction, control, log, meta
-from coordinator.context.aside import link_aside
+from coordinator.context import aside, codec, compaction, control, log, meta
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Header, Record
 from coordinator.context.control import ControlPage
 from coordinator.context.index import Index
@@ -28,7 +28,7 @@ from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
-from coordinator.context.shard import LOG_NAME, Shard
+from coordinator.context.shard import CONTROL_NAME, LOCK_NAME, LOG_NAME, TURN_NAME, Shard
 from coordinator.errors import Damaged, StorageError
 from coordinator.system import files
 
@@ -46,10 +46,14 @@ class Standing:
 
 def check_context(directory: Path, found: Meta, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
     """Return what is wrong, shard by shard. Raises ``FormatTooNew``, ``Busy`` or ``StorageError``."""
-    findings = list(_check_meta(directory, found, repair=repair, timeout_s=timeout_s))
+    findings = list(_check_kinds(directory, found.shard_count, repair=repair, now_s=now_s))
+    blocked = {finding.shard for finding in findings if not finding.repaired}
+    if None not in blocked:
+        findings += _check_meta(directory, found, repair=repair, timeout_s=timeout_s)
     opened = [
         Shard(meta.name_shard(directory, number), number, found.header(number), lock_timeout_s=timeout_s)
         for number in range(found.shard_count)
+        if number not in blocked
     ]
     damaged = []
     for shard in opened:
@@ -95,7 +99,7 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
     files.make_directory(shard.directory)
     with shard.alone() as page:
         header, records, lost = _salvage(shard, page, path)
-        kept = link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
+        kept = aside.link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
         compaction.write_generation(path, header, _iter_repaired(records, header, standing))
         shard.recover()
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
@@ -157,6 +161,35 @@ def _find_standing(whole: list[Shard]) -> Standing:
             epochs[session] = max(epoch, epochs.get(session, 0))
         rules.update(index.rules)
     return Standing(epochs=epochs, rules=rules)
+
+
+def _check_kinds(directory: Path, shard_count: int, *, repair: bool, now_s: float) -> Iterator[ContextFinding]:
+    """Look for what is no file where a file must be, and no directory where a directory must be: a link, a pipe, anything."""
+    names: list[tuple[int | None, str]] = [
+        (None, aside.ASIDE_NAME),
+        (None, meta.META_LOCK_NAME),
+        (None, meta.META_NAME),
+        (None, meta.BELL_NAME),
+    ]
+    for number in range(shard_count):
+        shard = meta.name_shard(directory, number).name
+        names.append((number, shard))
+        names += [(number, f"{shard}/{name}") for name in (LOG_NAME, CONTROL_NAME, LOCK_NAME, TURN_NAME)]
+    for owner, name in names:
+        path = directory / name
+        is_directory = name == aside.ASIDE_NAME or (path.parent == directory and owner is not None)
+        try:
+            mode = os.stat(path, follow_symlinks=is_directory).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # missing is another finding, where it is one; below no directory there is nothing
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", path) from error
+        if stat.S_ISDIR(mode) if is_directory else stat.S_ISREG(mode):
+            continue
+        message = f"{path} is not a {'directory' if is_directory else 'regular file'}"
+        if repair:
+            message += f"; it is now {aside.move_aside(directory, name.replace('/', '-'), 'wrong-shape', path, now_s=now_s)}"
+        yield ContextFinding(shard=owner, reason="wrong-shape", message=message, path=str(path), repaired=repair)
 
 
 def _check_meta(directory: Path, found: Meta, *, repair: bool, timeout_s: float) -> Iterator[ContextFinding]:

@@ -19,7 +19,7 @@ from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks
 from coordinator.system.clock import SYSTEM
 
-META_NAME, META_LOCK_NAME = "meta.json", "meta.lock"
+META_NAME, META_LOCK_NAME, BELL_NAME = "meta.json", "meta.lock", "bell"
 META_KIND, META_FORMAT = "context", 1
 #: Arbitrary.
 SHARD_LIMIT = 64

@@ -25,7 +25,6 @@ from coordinator.system import locks
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
 
-BELL_NAME = "bell"
 #: Looks at all shards until two in a row agree, before a snapshot locks them. Arbitrary.
 _SNAPSHOT_LOOKS = 5
 #: Waiting for one's turn to retry longer than this helps nobody. Arbitrary.
@@ -47,7 +46,7 @@ class SharedContext(ContextBase):
             Shard(meta.name_shard(directory, number), number, header.header(number), lock_timeout_s=lock_timeout_s, clock=clock)
             for number in range(header.shard_count)
         ]
-        self._bell = Bell(directory / BELL_NAME)
+        self._bell = Bell(directory / meta.BELL_NAME)
         _CONTEXTS.add(self)
 
     @classmethod
@@ -213,7 +212,7 @@ def _after_fork_in_child() -> None:
     """A thread may have been ringing when the process forked; its half-done ring is nobody's in the child."""
     for context in list(_CONTEXTS):
         if not context.closed:
-            context._bell = Bell(context.directory / BELL_NAME)
+            context._bell = Bell(context.directory / meta.BELL_NAME)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

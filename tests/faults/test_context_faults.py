@@ -633,6 +633,36 @@ def test_a_handle_that_was_open_sees_the_repair(store: Path, tmp_path: Path) -> 
         assert other.check() == []
 
 
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+@pytest.mark.parametrize("name", ["00", "00/log", "00/control", "00/lock", "00/turn", "meta.lock", "set-aside"])
+def test_what_stands_in_the_place_of_a_file_is_found_and_set_aside(tmp_path: Path, name: str, kind: str) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory, shards=2) as context:
+        for number in range(8):
+            context.put(f"k{number}", number, unconditional=True)
+    place = directory / name
+    if place.exists():
+        place.rename(tmp_path / "before")
+    if name in ("00", "set-aside"):
+        place.write_text("not a directory")
+    elif kind == "directory":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(tmp_path / "before")
+    else:
+        os.mkfifo(place)
+    with SharedContext.open(directory) as context:
+        assert [str(place)] == [finding.path for finding in context.check()]
+        repaired = context.check(repair=True)
+        assert all(finding.repaired for finding in repaired)
+        assert context.check() == []
+        for number in range(8):
+            context.put(f"k{number}", "new", unconditional=True)
+        assert len(context.snapshot()) == 8
+    kept = [path for path in directory.rglob("*") if "wrong-shape" in path.name]
+    assert len(kept) == 1, "nothing is deleted"
+
+
 def test_the_log_of_another_shard_is_noticed(tmp_path: Path) -> None:
     with SharedContext.open(tmp_path / "context", shards=2) as context:
         context.put("a", 1, unconditional=True)
