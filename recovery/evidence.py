@@ -26,6 +26,7 @@ from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import Liveness, ProcessIdentity
 from recovery.brake import HELD_AFTER_S, EndCause, Ended
 from recovery.checkpoint import iter_checkpoints
+from recovery.fruit import has_borne_fruit
 from recovery.model import CheckpointSight, DiskSight, Evidence, FileSight, Presence, ProcessSight
 from recovery.strays import gather_strays as gather_strays
 from recovery.transcript import TranscriptState, look_at_transcript
@@ -96,6 +97,7 @@ def gather(
         marked=marked,
         unreaped=unreaped,
         parent_missing=record is not None and _is_parent_missing(home, record),
+        fruitful=record is not None and owner.is_gone and has_borne_fruit(home, record),
         now_wall_s=clock.wall_s(),
         now_monotonic_s=clock.monotonic_s(),
         now_boottime_s=clock.boottime_s(),
@@ -131,7 +133,7 @@ def infer_end(evidence: Evidence) -> Ended:
     held = own is not None and record is not None and record.started_at is not None
     return Ended(
         cause=EndCause.OWNER_DIED if evidence.owner.is_gone else EndCause.SIGNALLED if evidence.owner_is_self else EndCause.HUNG,
-        fruitful=own is not None and own.fruitful,
+        fruitful=evidence.fruitful or (own is not None and own.fruitful),
         held=held and own is not None and own.wall_s - ((record.started_at if record else None) or 0.0) >= HELD_AFTER_S,
     )
 

@@ -148,6 +148,8 @@ class Evidence:
     unreaped: tuple[ProcessSight, ...] = ()
     #: The session that started this one is not registered any more.
     parent_missing: bool = False
+    #: The incarnation is known to have brought its work further (looked for only where its owner is gone).
+    fruitful: bool = False
     #: The session's directory is there.
     has_directory: bool = True
 

@@ -313,6 +313,10 @@ class ContextBase(ABC):
         """
 
     @abstractmethod
+    def has_written(self, session: str, epoch: int) -> bool:
+        """Tell whether ``epoch`` is the newest of the session's incarnations that have committed an entry that is kept."""
+
+    @abstractmethod
     def check(self, repair: bool = False) -> list[ContextFinding]:
         """Verify every invariant; mend what can be mended if asked to. Returns what was found; nothing means all is well."""
 

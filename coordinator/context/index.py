@@ -35,6 +35,8 @@ class Index:
         self.revision = floor
         #: Session to the smallest epoch that may still write.
         self.epochs: dict[str, int] = {}
+        #: Session to the newest epoch of which an entry is kept.
+        self.writers: dict[str, int] = {}
         #: Prefix to the name of a merge rule.
         self.rules: dict[str, str] = {}
         #: Bytes of records that history no longer needs.
@@ -76,6 +78,8 @@ class Index:
             if record.version <= before:
                 return f"version {record.version} of {record.key!r} follows {before}"
             self._last_kept = record.revision
+        if record.session:
+            self.writers[record.session] = max(record.epoch, self.writers.get(record.session, 0))
         slots.append(Slot(record.version, placed.offset, placed.length, record.deleted))
         if len(slots) > HISTORY_LIMIT:
             self.dead_bytes += slots.pop(0).length

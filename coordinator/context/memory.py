@@ -136,6 +136,11 @@ class MemoryContext(ContextBase):
             self._check_open()
             self._epochs[session] = max(epoch, self._epochs.get(session, 0))
 
+    def has_written(self, session: str, epoch: int) -> bool:
+        with self._changed:
+            self._check_open()
+            return epoch == max((change.epoch or 0 for change, _ in self._log if change.session == session), default=0)
+
     def check(self, repair: bool = False) -> list[ContextFinding]:
         self._check_open()
         assert [change.revision for change, _ in self._log] == list(range(1, len(self._log) + 1))

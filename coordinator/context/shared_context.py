@@ -173,6 +173,10 @@ class SharedContext(ContextBase):
         if failed:
             raise min(failed, key=lambda error: isinstance(error, Damaged))
 
+    def has_written(self, session: str, epoch: int) -> bool:
+        self._check_open()
+        return epoch == max(shard.view().index.writers.get(session, 0) for shard in self._shards)
+
     def check(self, repair: bool = False) -> list[ContextFinding]:
         self._check_open()
         found = check.check_context(

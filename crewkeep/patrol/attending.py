@@ -25,6 +25,7 @@ from crewkeep.process_log import say
 from crewkeep.session_settings import settings_of
 from recovery import brake
 from recovery.brake import EndCause, Ended
+from recovery.fruit import has_borne_fruit
 from recovery.restore import RestoredState, recover_session
 from recovery.starter import start_keeper
 
@@ -147,7 +148,7 @@ def _describe_end(home: Home, record: SessionRecord, hung: bool) -> Ended:
         ran_s = beat.wall_s - record.started_at
     return Ended(
         cause=EndCause.HUNG if hung else EndCause.OWNER_DIED,
-        fruitful=beat is not None and beat.fruitful,
+        fruitful=has_borne_fruit(home, record),
         held=record.started_at is not None and ran_s >= brake.HELD_AFTER_S,
     )
 

@@ -588,6 +588,21 @@ def test_a_fenced_epoch_cannot_write_and_the_newer_one_can(context: ContextBase)
     assert context.put("k0", 3, unconditional=True).epoch == 2
 
 
+def test_it_tells_which_incarnation_of_a_session_wrote_last(context: ContextBase) -> None:
+    ada = ADA.session
+    assert not context.has_written(ada, 1)
+    context.adopt(ADA)
+    context.put("a", 1, expected_version=0)
+    assert context.has_written(ada, 1)
+    context.fence(ada, 2)
+    assert not context.has_written(ada, 2), "a fence is no deed"
+    assert context.has_written(ada, 1)
+    context.adopt(ADA_AGAIN)
+    context.delete("a", expected_version=1)
+    assert [context.has_written(ada, epoch) for epoch in (1, 2)] == [False, True]
+    assert not context.has_written(BOB.session, 2)
+
+
 def test_a_write_of_a_newer_epoch_fences_the_older_one_too(context: ContextBase) -> None:
     context.adopt(ADA_AGAIN)
     context.put("a", 1, unconditional=True)

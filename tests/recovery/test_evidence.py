@@ -19,12 +19,14 @@ import pytest
 from stand_in import SLEEP, kill, make_session, start, start_dead_session, start_session
 from support import end_home_processes, wait_until
 
+from coordinator.context import SharedContext
 from coordinator.errors import NotFound
 from coordinator.paths import Home
 from coordinator.sessions.conversation import Conversation, write_conversation
 from coordinator.sessions.heartbeat import HeartbeatFile
 from coordinator.sessions.model import Beat, Outcome, Phase, SessionRecord
 from coordinator.sessions.registry import Registry
+from coordinator.sessions.workspace import workspace_id
 from coordinator.system import failpoints, probe, processes
 from coordinator.system.clock import SYSTEM, Clock, ManualClock
 from coordinator.system.processes import Liveness
@@ -220,6 +222,16 @@ def test_how_it_ended_is_read_from_its_last_heartbeat(home: Home) -> None:
     beat(home, record, wall_s=record.started_at + 0.5)
     ended = infer_end(gather(home, Registry(home), record.id))
     assert (ended.fruitful, ended.held) == (False, False)
+
+
+def test_a_commit_counts_as_fruit_although_no_heartbeat_came_after_it(home: Home) -> None:
+    record = start_session(home)
+    beat(home, record)
+    with contextlib.closing(SharedContext.open(home.context(workspace_id(record.workspace)), writer=record.writer)) as context:
+        context.put("work", 1, expected_version=0)
+    assert not infer_end(gather(home, Registry(home), record.id)).fruitful, "not asked while it lives"
+    kill(record.owner, record.agent)
+    assert infer_end(gather(home, Registry(home), record.id)).fruitful
 
 
 # Disk
