@@ -34,6 +34,14 @@ class Home:
         return cls(Path(os.path.realpath(path)))
 
     @property
+    def lock(self) -> Path:
+        return self.path / "home.lock"
+
+    @property
+    def ignore_file(self) -> Path:
+        return self.path / ".gitignore"
+
+    @property
     def sessions(self) -> Path:
         return self.path / "sessions"
 

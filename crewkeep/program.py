@@ -16,12 +16,13 @@ from coordinator.sessions.model import LaunchSpec, Outcome, Phase, Restart, Sess
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.workspace import workspace_id
 from coordinator.system import files
+from coordinator.system.home import prepare_home
 
 
 def open_for(home: Home, workspace: str, record: SessionRecord | None) -> SharedContext:
     """Open a workspace's context to write as ``record``'s incarnation, or without a name."""
+    prepare_home(home)
     files.make_directory(home.contexts)
-    files.check_private(home.path)
     return SharedContext.open(home.context(workspace_id(workspace)), writer=None if record is None else record.writer)
 
 

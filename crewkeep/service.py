@@ -20,7 +20,8 @@ from pathlib import Path
 
 from coordinator.errors import CrewkeepError, Missing, StorageError
 from coordinator.paths import Home
-from coordinator.system import files
+from coordinator.system import files, locks
+from coordinator.system.home import prepare_home
 
 UNIT_NAME = "crewkeep-recover.service"
 LABEL = "io.crewkeep.recover"
@@ -86,6 +87,13 @@ def install(home: Home) -> ServiceStatus:
             f"{_manager()} does not answer for this user, so nothing can be started at login",
             hint="log in with a user session, or run after a boot: crewkeep recover --all --yes",
         )
+    prepare_home(home)
+    with locks.administrative_lock(home.lock, timeout_s=_TIMEOUT_S):
+        _install(path, content, before)
+    return read_status(home)
+
+
+def _install(path: Path, content: str, before: str | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace_durably(path, content.encode())
@@ -102,24 +110,29 @@ def install(home: Home) -> ServiceStatus:
         if before is None:
             path.unlink(missing_ok=True)
         raise
-    return read_status(home)
 
 
 def remove(home: Home) -> ServiceStatus:
     """Disable the unit and delete its file; sessions that run are not touched."""
     path = find_path()
     if path.exists():
-        if sys.platform == "darwin":
-            _call(["launchctl", "bootout", f"gui/{os.getuid()}/{LABEL}"], may_fail=True)
-        else:
-            _call(["systemctl", "--user", "disable", UNIT_NAME], may_fail=True)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError.from_os(error, "remove", path) from error
-        if sys.platform != "darwin":
-            _call(["systemctl", "--user", "daemon-reload"], may_fail=True)
+        prepare_home(home)
+        with locks.administrative_lock(home.lock, timeout_s=_TIMEOUT_S):
+            _remove(path)
     return read_status(home)
+
+
+def _remove(path: Path) -> None:
+    if sys.platform == "darwin":
+        _call(["launchctl", "bootout", f"gui/{os.getuid()}/{LABEL}"], may_fail=True)
+    else:
+        _call(["systemctl", "--user", "disable", UNIT_NAME], may_fail=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError.from_os(error, "remove", path) from error
+    if sys.platform != "darwin":
+        _call(["systemctl", "--user", "daemon-reload"], may_fail=True)
 
 
 def read_status(home: Home) -> ServiceStatus:

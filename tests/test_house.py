@@ -18,7 +18,7 @@ PACKAGES = ("coordinator", "recovery", "crewkeep")
 #: Third-party package -> the one room in which it may be imported.
 CORE = {
     "psutil": "coordinator/system",
-    "filelock": "coordinator",
+    "filelock": "coordinator/system",
     "orjson": "coordinator/context",
     "tenacity": "coordinator/context",
     "typer": "crewkeep/cli",
@@ -88,6 +88,17 @@ def test_the_dependencies_are_those_of_the_core() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {re.split(r"[<>=~! ]", line)[0] for line in project["dependencies"]} == set(CORE)
+
+
+def test_every_dependency_is_used() -> None:
+    imported = set()
+    for path in list_sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    assert set(CORE) <= imported
 
 
 def loaded_by(code: str, home: Path) -> set[str]:

@@ -45,6 +45,7 @@ from coordinator.sessions.model import (
 from coordinator.sessions.records import decode_launch, decode_record, make_name, name_taken, version_of
 from coordinator.system import failpoints, files, locks
 from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.home import prepare_home
 from coordinator.system.processes import ProcessIdentity
 
 
@@ -335,8 +336,8 @@ class Registry:
     # Helpers
 
     def _make_home(self) -> None:
+        prepare_home(self.home)
         files.make_directory(self.home.sessions)
-        files.check_private(self.home.path)
 
     def _paths_of(self, session_id: str) -> SessionPaths:
         if not ID_PATTERN.fullmatch(session_id):

@@ -73,3 +73,18 @@ def try_acquire(fd: int, path: Path, *, shared: bool = False) -> bool:
 def release(fd: int) -> None:
     """Give the lock back, keeping the file open."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextmanager
+def administrative_lock(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of a rare act of several steps (making a home, installing the unit); never on a hot path.
+
+    It is filelock's, which also knows what to do on a file system without ``flock``. Raises ``Busy`` after ``timeout_s``.
+    """
+    from filelock import FileLock, Timeout  # 10 ms that only who makes or installs something pays
+
+    try:
+        with FileLock(path, timeout=timeout_s, mode=0o600):
+            yield
+    except Timeout as error:
+        raise Busy(f"{path} has been locked by another process for {timeout_s:g} s", hint="try again", path=str(path)) from error
