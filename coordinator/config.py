@@ -147,8 +147,7 @@ def load_settings(environment: Mapping[str, str] | None = None, project: Path | 
 def find_origins(environment: Mapping[str, str] | None = None, project: Path | None = None) -> dict[str, Origin]:
     """Return every setting's value and where it came from."""
     environment = os.environ if environment is None else environment
-    user_file = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
-    layers = [(str(path), _read_toml(path)) for path in (*_find_project_files(project), user_file)]
+    layers = _read_files(environment, project)
     found = {}
     for item in fields(Settings):
         origin = Origin(value=item.default, origin="default")
@@ -162,6 +161,18 @@ def find_origins(environment: Mapping[str, str] | None = None, project: Path | N
                     break
         found[item.name] = Origin(value=_convert(item, origin), origin=origin.origin)
     return found
+
+
+def find_unknown(environment: Mapping[str, str] | None = None, project: Path | None = None) -> list[tuple[str, str]]:
+    """Return (name, file) of whatever stands in a settings file and is no setting: most often a slip of the keys."""
+    known = {item.name for item in fields(Settings)}
+    return [(name, source) for source, values in _read_files(environment, project) for name in values if name not in known]
+
+
+def _read_files(environment: Mapping[str, str] | None, project: Path | None) -> list[tuple[str, dict[str, Any]]]:
+    environment = os.environ if environment is None else environment
+    user_file = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
+    return [(str(path), _read_toml(path)) for path in (*_find_project_files(project), user_file)]
 
 
 def _find_project_files(directory: Path | None) -> list[Path]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from coordinator.config import find_origins
+from coordinator.config import find_origins, find_unknown
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew
 from coordinator.paths import Home
 from coordinator.sessions.registry import Damage, Registry
@@ -77,7 +77,9 @@ def _check_home(home: Home) -> Iterator[Check]:
         return
     status = home.path.stat()
     mode = status.st_mode & 0o777
-    if status.st_uid != os.getuid():
+    if not home.path.is_dir():
+        yield Check(name="home", level="bad", message=f"{home.path} is not a directory", hint="choose another CREWKEEP_HOME")
+    elif status.st_uid != os.getuid():
         yield Check(name="home", level="bad", message=f"{home.path} belongs to another user", hint="choose another CREWKEEP_HOME")
     elif mode & 0o077:
         yield Check(
@@ -152,6 +154,8 @@ def _check_settings(project: Path | None) -> Iterator[Check]:
     turned = {name: found for name, found in find_origins(project=project).items() if found.origin != "default"}
     told = ", ".join(f"{name} = {found.value} ({found.origin})" for name, found in turned.items())
     yield Check(name="settings", level="ok", message=told or "all at their defaults")
+    for name, source in find_unknown(project=project):
+        yield Check(name="settings", level="warn", message=f"{source}: there is no setting {name!r}", hint="see docs/cli.md")
 
 
 def _check_sessions(home: Home, clock: Clock) -> Iterator[Check]:

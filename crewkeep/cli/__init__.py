@@ -40,14 +40,14 @@ def main() -> None:
     """Run the command line and exit. The outermost edge: whatever happens, the user reads one short message."""
     from crewkeep.cli import edge
 
+    edge.open_missing_streams()
     edge.leave(edge.guard(_run, sys.argv[1:]))
 
 
 def _run(arguments: list[str]) -> int:
-    if sys.platform == "win32":
-        from coordinator.errors import Unsupported
+    from coordinator.system import check_platform
 
-        raise Unsupported("crewkeep does not run on Windows", hint="run it inside WSL 2")
+    check_platform()
     first = next(iter(arguments), "")
     if first == "ps" and _list_quickly(arguments[1:]):
         return 0

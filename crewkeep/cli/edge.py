@@ -28,19 +28,38 @@ def guard(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except CrewkeepError as error:
         return _tell(error, arguments)
-    except OSError as error:
-        return _tell(StorageError.from_os(error, "use", error.filename or "a file"), arguments)
+    except OSError as error:  # what is no file of a room's, with a name, is a stream
+        return _tell(StorageError.from_os(error, "use", error.filename or "standard output"), arguments)
     except Exception as error:  # noqa: BLE001 - the outermost edge of the process
         return _tell(_describe_bug(error), arguments)
 
 
+def open_missing_streams() -> None:
+    """Give a process that was started with closed standard streams the null device in their place.
+
+    Otherwise the next file that is opened would get the number of one, and what is printed would end up in it.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            assert opened == descriptor, f"{opened} was free, {descriptor} is closed"
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as the process
+
+
 def leave(code: int) -> NoReturn:
-    """Exit with ``code``; what can no longer be written is nobody's concern."""
+    """Exit with ``code``; output that can no longer be written makes a success a failure."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except BrokenPipeError:
             code = _close_quietly()
+        except (OSError, ValueError):
+            _close_quietly()  # `guard` has told it, unless it is stderr itself
+            code = code or EXIT_FAILED
     sys.exit(code)
 
 

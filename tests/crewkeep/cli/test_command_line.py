@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,28 @@ def test_a_closed_pipe_ends_quietly(home: Home) -> None:
     assert (process.returncode, told) == (141, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("line", ["ps", "ps -a --json", "--help", "run -- true"])
+def test_closed_streams_are_as_good_as_the_null_device(line: str, closed: str, home: Home) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" {line} {closed}', str(CREWKEEP)],
+        env=make_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr, "bug" in done.stderr) == (0, False, False), done.stderr
+
+
+def test_output_that_cannot_be_written_is_a_failure_and_no_closed_pipe(home: Home) -> None:
+    with open("/dev/full", "w") as full:
+        process = start("ps", "--json", home=home, stdout=full.fileno())
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "standard output" in told
+
+
 @pytest.mark.parametrize("line", ["ps", "ps --json", "inspect x", "context ls", "context put a 1", "doctor", "recover --all"])
 def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(line: str, tmp_path: Path) -> None:
     place = tmp_path / "home"
@@ -163,15 +186,24 @@ def test_a_bug_leaves_its_traceback_in_a_file(tmp_path: Path, monkeypatch: pytes
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_on_windows_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import crewkeep.cli
-    from coordinator.errors import Unsupported
-
-    monkeypatch.setattr("sys.platform", "win32")
-    with pytest.raises(Unsupported) as caught:
-        crewkeep.cli._run(["ps"])
-    assert caught.value.exit_code == 69
-    assert "WSL" in caught.value.hint
+@pytest.mark.parametrize("line", ["ps", "run -- true", "--version", "--help"])
+def test_on_windows_there_is_one_clear_error(line: str) -> None:
+    """Also before anything is imported that Windows does not have."""
+    code = """if True:
+        import sys
+        for name in ("fcntl", "pwd", "termios", "tty", "pty", "resource", "grp"):
+            sys.modules[name] = None
+        sys.platform = "win32"
+        from crewkeep.cli import main
+        main()"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *line.split()], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 69, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("crewkeep: crewkeep does not run on Windows")
+    assert "WSL" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_a_damaged_record_is_listed_and_recovered(home: Home, sleeper: str) -> None:
@@ -238,3 +270,14 @@ def test_secrets_are_never_shown_nor_written(home: Home) -> None:
     assert "MY_API_KEY" in parked.stdout
     (done,) = cli_json("recover", "s", "--yes", "--json", home=home, env={"MY_API_KEY": secret})
     assert done["outcome"] == "recovered"
+
+
+def test_doctor_tells_of_a_home_that_is_a_file_and_of_a_setting_that_is_none(home: Home, tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    told = json.loads(cli("doctor", "--json", home=place).stdout)
+    assert {"name": "home", "level": "bad"}.items() <= told[1].items()
+    assert "not a directory" in told[1]["message"]
+    (tmp_path / ".crewkeep.toml").write_text("lease = 3\n")
+    told = cli_json("doctor", "--json", home=home, cwd=tmp_path)
+    assert [check["level"] for check in told if "no setting 'lease'" in check["message"]] == ["warn"]
