@@ -59,7 +59,7 @@ $ printf '\xff' | crewkeep context put a -
 $ crewkeep context check
 ! the shared context is whole
 $ crewkeep context export board.ndjson
-! ... lines exported
+! ... keys exported
 $ crewkeep -w other ps
 ? 2
 ! ...
