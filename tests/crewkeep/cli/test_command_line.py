@@ -281,3 +281,33 @@ def test_doctor_tells_of_a_home_that_is_a_file_and_of_a_setting_that_is_none(hom
     (tmp_path / ".crewkeep.toml").write_text("lease = 3\n")
     told = cli_json("doctor", "--json", home=home, cwd=tmp_path)
     assert [check["level"] for check in told if "no setting 'lease'" in check["message"]] == ["warn"]
+
+
+ENTRY_FIELDS = ["key", "value", "version", "author", "epoch", "at"]
+
+
+def test_every_json_shape_has_exactly_the_fields_promised_first(home: Home, sleeper: str) -> None:
+    def fields(*line: str) -> list[str]:
+        told = cli_json(*line, home=home)
+        return list(told[0] if isinstance(told, list) else told)
+
+    cli_json("context", "put", "key", '"text"', "--json", "-w", "w", home=home)
+    assert fields("context", "get", "key", "--json", "-w", "w") == ENTRY_FIELDS
+    assert fields("context", "ls", "--json", "-w", "w") == ENTRY_FIELDS
+    assert fields("context", "history", "key", "--json", "-w", "w") == ENTRY_FIELDS
+    refused = cli("context", "put", "key", "1", "--if-version", "7", "--json", "-w", "w", home=home)
+    assert (refused.returncode, refused.stdout) == (4, "")
+    conflict = json.loads(refused.stderr)
+    assert list(conflict)[:4] == ["error", "key", "expected_version", "actual_version"]
+    assert (conflict["error"], conflict["actual_version"]) == ("conflict", 1)
+    cli_json("context", "rm", "key", "--json", "-w", "w", home=home)
+    assert fields("context", "history", "key", "--json", "-w", "w") == [*ENTRY_FIELDS, "deleted"]
+    assert fields("wait", sleeper, "--until", "working,idle", "--json") == [*PS_FIELDS, "exit_code", "exit_signal"]
+    assert fields("inspect", sleeper, "--json")[: len(PS_FIELDS)] == PS_FIELDS
+    checkpoint = cli_json("checkpoint", sleeper, "--json", home=home)
+    assert list(checkpoint)[:6] == ["number", "at", "epoch", "bytes", "whole", "parts"]
+    assert fields("stop", sleeper, "--json") == ["id", "name", "ended", "left"]
+    promised = {"id", "name", "verdict", "actions", "outcome", "from_epoch", "to_epoch", "checkpoint", "duration_ms"}
+    assert promised <= set(fields("recover", sleeper, "--json"))
+    assert fields("rm", sleeper, "--json") == ["id", "name"]
+    assert fields("doctor", "--json") == ["name", "level", "message", "hint"]
