@@ -55,6 +55,8 @@ class Damage:
 
     id: str
     error: CrewkeepError
+    #: The record as its journal last had it, if that tells.
+    known: SessionRecord | None = None
 
 
 class Registry:
@@ -161,22 +163,24 @@ class Registry:
         """Return the session that a person means by a name, an id, a unique prefix of an id, or ``.`` inside a session.
 
         A name means the session that has not ended, else the newest that bore it. Raises ``NotFound``, ``InvalidInput``
-        when it could mean several, and what ``get`` raises.
+        when it could mean several, and what ``get`` raises. Where a record is damaged, what its journal last had stands in for
+        it: enough to know whose session it is and which processes it has. Changing it takes ``rebuild_record`` first.
         """
         if text == ".":
             inside = (os.environ if environment is None else environment).get("CREWKEEP_SESSION")
             if not inside:
                 raise InvalidInput("'.' means the session one is in, and this is none", hint="name the session")
-            return self.get(inside)
+            return self._get_known(inside)
         if ID_PATTERN.fullmatch(text) and self._paths_of_id(text).path.is_dir():
-            return self.get(text)
+            return self._get_known(text)
         sessions = self.list_all()
-        named = [found for found in sessions if isinstance(found, SessionRecord) and found.name == text]
+        known = [found.known if isinstance(found, Damage) else found for found in sessions]
+        named = [found for found in known if found is not None and found.name == text]
         if named:
             return max(named, key=lambda record: (record.phase is not Phase.ENDED, record.created_at, record.id))
         matching = [found for found in sessions if text and found.id.startswith(text)]
         if len(matching) == 1:
-            return self.get(matching[0].id)
+            return self._get_known(matching[0].id)
         if matching:
             listed = ", ".join(
                 f"{found.id} ({found.name})" if isinstance(found, SessionRecord) else found.id for found in matching[:8]
@@ -335,6 +339,23 @@ class Registry:
 
     # Helpers
 
+    def _get_known(self, session_id: str) -> SessionRecord:
+        """Return the record, or what its journal last had where it is damaged. Raises what ``get`` raises without that."""
+        try:
+            return self.get(session_id)
+        except Damaged:
+            if (known := self._find_journalled(session_id)) is None:
+                raise
+            return known
+
+    def _find_journalled(self, session_id: str) -> SessionRecord | None:
+        paths = self._paths_of(session_id)
+        try:
+            last = Journal(paths, self._clock).read().find_last("record")
+            return None if last is None else decode_record(last.body, paths)
+        except CrewkeepError:
+            return None
+
     def _make_home(self) -> None:
         prepare_home(self.home)
         files.make_directory(self.home.sessions)
@@ -368,7 +389,8 @@ class Registry:
                 yield decode_record(sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT), paths)
             except CrewkeepError as error:
                 if paths.path.is_dir():  # else it was removed while we looked
-                    yield Damage(id=session_id, error=error)
+                    known = self._find_journalled(session_id) if isinstance(error, Damaged) else None
+                    yield Damage(id=session_id, error=error, known=known)
 
     def _list_name_holders(self) -> dict[str, str]:
         """Return the names of all sessions that have not ended, each with the session's id."""

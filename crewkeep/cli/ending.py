@@ -10,7 +10,7 @@ from coordinator.errors import CrewkeepError, InvalidInput, Refused
 from coordinator.sessions.model import Phase, SessionRecord
 from crewkeep.cli import output
 from crewkeep.cli.edge import tell_error
-from crewkeep.cli.house import House, find_ids, find_sessions, list_records, open_house, read_record
+from crewkeep.cli.house import House, find_ids, find_sessions, list_records, mend_record, open_house, read_record
 from crewkeep.cli.options import Json, Sessions, SomeSessions
 
 #: Ending is mostly waiting; so many at once. Arbitrary.
@@ -88,6 +88,7 @@ def _end(house: House, records: list[SessionRecord], grace_s: float | None, as_j
 
     def end(record: SessionRecord) -> EndResult | CrewkeepError:
         try:
+            record = mend_record(house, record)
             if grace_s is None:
                 return kill_session(house.home, house.registry, record, settings=house.settings)
             return stop_session(house.home, house.registry, record, grace_s=grace_s, settings=house.settings)

@@ -13,6 +13,7 @@ from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.system.clock import SYSTEM, Clock
+from crewkeep.cli import output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,5 +84,18 @@ def _find_id(house: House, name: str) -> str:
 
 
 def list_records(house: House) -> list[SessionRecord]:
-    """Return every session whose record can be read."""
-    return [record for record in house.registry.list_all() if not isinstance(record, Damage)]
+    """Return every session of which a record is known, from its journal where it is damaged."""
+    known = (found.known if isinstance(found, Damage) else found for found in house.registry.list_all())
+    return [record for record in known if record is not None]
+
+
+def mend_record(house: House, record: SessionRecord) -> SessionRecord:
+    """Return the record in force; a damaged one is rebuilt from its journal first, so that it can be changed."""
+    try:
+        return house.registry.get(record.id)
+    except Damaged as error:
+        rebuilt = house.registry.rebuild_record(record.id)
+        if rebuilt is None:
+            raise
+        output.note(f"{record.name}: {error}; it was set aside and rebuilt from its journal")
+        return rebuilt

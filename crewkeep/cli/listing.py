@@ -41,8 +41,12 @@ def show_sessions(*, everything: bool = False, quiet: bool = False, watch: bool 
 
 def list_rows(house: House, everything: bool) -> list[dict[str, Any]]:
     """Return one row a session, in the order of the list."""
-    rows = [describe_damage(item) if isinstance(item, Damage) else describe(house, item) for item in house.registry.list_all()]
-    return sorted((row for row in rows if everything or row["state"] not in QUIET_STATES), key=sort_key)
+    rows = []
+    for item in house.registry.list_all():
+        row = describe_damage(house, item) if isinstance(item, Damage) else describe(house, item)
+        if everything or isinstance(item, Damage) or row["state"] not in QUIET_STATES:
+            rows.append(row)
+    return sorted(rows, key=sort_key)
 
 
 def _print(rows: list[dict[str, Any]], house: House, everything: bool, quiet: bool, as_json: bool) -> None:

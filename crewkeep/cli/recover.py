@@ -95,12 +95,13 @@ def plan(house: House, session_id: str, *, force: bool = False, revive: bool = F
         return _row(session_id, verdict="CORRUPT", actions=["rebuild the record from its journal"], outcome=PLANNED, lives=True)
     record = evidence.record
     assert record is not None, "there is no plan without a record"
-    acts = found.refused is None and not _is_nothing(found)
+    mends = read_record(house, session_id) is None
+    acts = found.refused is None and (mends or not _is_nothing(found))
     return _row(
         session_id,
         name=found.name,
         verdict=str(found.verdict),
-        actions=[str(action) for action in found.actions],
+        actions=[*["rebuild the record from its journal"] * mends, *(str(action) for action in found.actions)],
         outcome=PLANNED if acts else REFUSED if found.refused else NOTHING,
         reason=found.refused or found.reason,
         from_epoch=record.epoch,

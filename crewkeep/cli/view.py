@@ -48,8 +48,10 @@ def look(house: House, record: SessionRecord) -> Sight:
     return observe_session(house.home, record, house.clock)
 
 
-def describe_damage(damage: Damage) -> dict[str, Any]:
-    """Return the same fields for a session whose record cannot be read: it is shown, never hidden."""
+def describe_damage(house: House, damage: Damage) -> dict[str, Any]:
+    """Return the same fields for a session whose record cannot be read: it is shown, never hidden, as its journal knows it."""
+    if damage.known is not None:
+        return describe(house, damage.known) | {"reason": f"its record is damaged ({damage.error}); shown from its journal"}
     known: dict[str, Any] = dict.fromkeys(
         ("name", "agent", "workspace", "state", "reason", "epoch", "restarts", "keeper_pid", "agent_pid", "started_at")
     )

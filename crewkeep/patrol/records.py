@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coordinator.config import Settings
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, Damaged
 from coordinator.ids import ID_PATTERN
 from coordinator.paths import Home
 from coordinator.sessions.model import Phase, SessionRecord
@@ -35,14 +35,19 @@ class Records:
         self._home, self._registry = home, registry
         self._known: dict[str, _Known] = {}
         self._settings: dict[str, Settings] = {}
+        #: Ids of sessions whose record was damaged or missing at the last ``list_live``.
+        self.damaged: list[str] = []
 
     def list_live(self) -> list[SessionRecord]:
-        """Return the records of sessions that neither ended nor are parked. One that cannot be read is left out."""
+        """Return the records of sessions that neither ended nor are parked. One that cannot be read is in ``damaged`` instead."""
         live = []
+        self.damaged = []
         for session_id in self._iter_ids():
             known = self._look(session_id)
             if known is not None and known.record is not None and known.record.phase in LIVE_PHASES:
                 live.append(known.record)
+            elif known is None or isinstance(known.error, Damaged):
+                self.damaged.append(session_id)
         for gone in self._known.keys() - set(self._iter_ids()):
             del self._known[gone]
             self._settings.pop(gone, None)

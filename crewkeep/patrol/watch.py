@@ -124,7 +124,15 @@ class Patrol:
                     self._hand_over(record.id)
             elif record.id not in waiting:
                 self._hand_over(record.id)
-        for session_id in self._roster.secrets.keys() - {record.id for record in live} - self._roster.watched.keys():
+        for session_id in self._records.damaged:  # attending to it mends its record; while that fails, it is told once
+            if session_id not in waiting:
+                self._hand_over(session_id)
+        for session_id in (
+            self._roster.secrets.keys()
+            - set(self._records.damaged)
+            - {record.id for record in live}
+            - self._roster.watched.keys()
+        ):
             del self._roster.secrets[session_id]
         now_s = self._clock.monotonic_s()
         if keeps_us or self._roster.watched:

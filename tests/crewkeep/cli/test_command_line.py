@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import CREWKEEP, cli, cli_json, make_environment, wait_until
+from support import CREWKEEP, cli, cli_json, find_home_processes, make_environment, wait_until
 
 from coordinator.paths import Home
 
@@ -210,16 +210,18 @@ def test_a_damaged_record_is_listed_and_recovered(home: Home, sleeper: str) -> N
     (row,) = cli_json("ps", "--json", home=home)
     cli_json("kill", sleeper, "--json", home=home)
     record = home.session(row["id"]).record
+    wait_until(lambda: not find_home_processes(home), what="the patrol to leave; it would mend it")
     record.write_bytes(b"\0" * 100)
     (listed,) = cli_json("ps", "--json", home=home)
-    assert listed["id"] == row["id"]
-    assert "cannot be read" in listed["reason"]
+    assert (listed["id"], listed["name"], listed["state"]) == (row["id"], sleeper, "stopped")
+    assert "its record is damaged" in listed["reason"]
     assert cli_json("why", row["id"], "--json", home=home)["verdict"] == "CORRUPT"
     assert cli("doctor", home=home).returncode == 1
     (done,) = cli_json("recover", row["id"], "--yes", "--json", home=home)
     assert done["outcome"] == "recovered", done
     assert list(home.quarantine.rglob("*record*")), "the damaged record was set aside"
     cli_json("kill", row["id"], "--json", home=home)
+    wait_until(lambda: not find_home_processes(home), what="the patrol to leave; it would mend it")
     record.write_bytes(b"")
     assert cli("rm", row["id"], home=home).returncode == 5, "its processes are not known"
     assert cli_json("rm", row["id"], "--force", "--json", home=home) == [{"id": row["id"], "name": None}]

@@ -1,0 +1,78 @@
+"""A record that is damaged while its session lives: nobody loses sight of the session, and it is mended."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support import cli, cli_json, wait_until
+
+from coordinator.errors import Damaged
+from coordinator.paths import Home
+from coordinator.sessions.model import SessionRecord
+from coordinator.sessions.registry import Damage, Registry
+from coordinator.system import processes
+
+DAMAGE = {"cut": lambda data: data[: len(data) // 2], "zeroed": lambda data: bytes(len(data)), "empty": lambda data: b""}
+
+
+@pytest.fixture
+def record(home: Home) -> SessionRecord:
+    assert cli("run", "-d", "--name", "auth", "--", "sleep", "1000", home=home).returncode == 0
+    return Registry(home).find("auth")
+
+
+def damage(home: Home, record: SessionRecord, how: str) -> Path:
+    path = home.session(record.id).record
+    path.write_bytes(DAMAGE[how](path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_the_patrol_mends_it_and_the_session_goes_on_as_it_was(home: Home, record: SessionRecord, how: str) -> None:
+    path = damage(home, record, how)
+
+    def mended() -> bool:
+        try:
+            return Registry(home).get(record.id).version >= record.version
+        except Damaged:
+            return False
+
+    wait_until(mended, what="the mended record")
+    now = Registry(home).get(record.id)
+    assert (now.epoch, now.owner, now.agent) == (record.epoch, record.owner, record.agent)
+    assert any(path.name in name for _, _, names in os.walk(home.quarantine) for name in names), "the damaged file is kept"
+    assert cli("kill", "auth", home=home).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--all"], ["auth"]])
+def test_kill_ends_a_session_whose_record_is_damaged(home: Home, record: SessionRecord, words: list[str]) -> None:
+    damage(home, record, "cut")
+    ended = cli_json("kill", *words, "--json", home=home)
+    assert [(one["name"], one["left"]) for one in ended] == [("auth", [])]
+    assert processes.observe(record.agent).is_gone
+    wait_until(lambda: processes.observe(record.owner).is_gone, what="the keeper's end")
+
+
+def test_a_removed_record_is_mended_as_well(home: Home, record: SessionRecord) -> None:
+    os.unlink(home.session(record.id).record)
+    assert cli_json("kill", "--all", "--json", home=home)[0]["left"] == []
+    assert processes.observe(record.agent).is_gone
+
+
+def test_it_is_listed_by_its_name_and_with_its_processes_before_anybody_mends_it(home: Home, record: SessionRecord) -> None:
+    damage(home, record, "cut")
+    registry = Registry(home)
+    found = registry.list_all()[0]
+    known = found.known if isinstance(found, Damage) else found  # the patrol may have been quicker
+    assert known is not None
+    assert (known.name, known.agent) == ("auth", record.agent)
+    assert registry.find("auth").owner == record.owner
+    row = cli_json("ps", "--json", home=home)[0]
+    assert (row["name"], row["state"] in ("working", "idle"), row["agent_pid"]) == (
+        "auth",
+        True,
+        record.agent and record.agent.pid,
+    )
+    assert cli("kill", "auth", home=home).returncode == 0
