@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def open_breaker(
-    reason: Annotated[str, typer.Argument(metavar="[REASON]", help="Why, for whoever looks.")] = "opened by the user",
+    reason: Annotated[str, typer.Argument(metavar="REASON", help="Why, for whoever looks.")] = "opened by the user",
     as_json: Json = False,
 ) -> None:
     """Open it: all coordinator threads are quiet within a second, until it is closed."""
@@ -51,8 +51,8 @@ def show_status(as_json: Json = False) -> None:
 
 
 def features(
-    feature: Annotated[str | None, typer.Argument(metavar="[FEATURE]", help="sync or recovery.")] = None,
-    level: Annotated[str | None, typer.Argument(metavar="[LEVEL]", help="sync: on, off; recovery: on, observe, off.")] = None,
+    feature: Annotated[str | None, typer.Argument(metavar="FEATURE", help="sync or recovery.")] = None,
+    level: Annotated[str | None, typer.Argument(metavar="LEVEL", help="sync: on, off; recovery: on, observe, off.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what is on, or turn one feature down or up; running sessions follow within a second.

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator.errors import Missing, Refused
+from coordinator.errors import Busy, Missing, Refused
 from coordinator.sessions.model import Hosting, Phase, SessionRecord
+from coordinator.system.processes import Liveness, observe
 from crewkeep.cli import output
 from crewkeep.cli.house import House, open_house
 from crewkeep.cli.options import Json, Session
@@ -36,6 +37,8 @@ def take(session: Session, as_json: Json = False) -> None:
         )
     if record.phase is Phase.ENDED:
         raise Refused(f"session {record.name} has ended", hint=f"see: crewkeep checkpoints {record.name}")
+    if observe(record.owner) is Liveness.STOPPED:  # else one would wait for as long as a checkpoint may take
+        raise Busy(f"the keeper of session {record.name} is stopped", hint=f"crewkeep why {record.name}")
     answer = control.request(house.home.session(record.id), "checkpoint", timeout_s=_TAKE_TIMEOUT_S)
     number = answer.get("number")
     if number is None:

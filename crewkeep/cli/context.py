@@ -35,7 +35,7 @@ _NEGATIVE_NUMBER = re.compile(r"-\.?[0-9]")
 _SHIELD = " "
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="A path such as tasks/auth.")]
-Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with it.")]
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="Only keys that begin with it.")]
 IfVersion = Annotated[
     int | None, typer.Option("--if-version", metavar="N", min=0, help="Only if the key is at version N; 0: only if absent.")
 ]
@@ -208,7 +208,7 @@ def watch(
 
 
 def export(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to; default: stdout.")] = "-", workspace: Workspace = None
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; default: stdout.")] = "-", workspace: Workspace = None
 ) -> None:
     """Write all keys with their values as NDJSON, as of one moment. Deleted keys and older versions are left out."""
     with open_workspace(workspace) as context:
@@ -223,7 +223,7 @@ def export(
 
 
 def import_(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="What `export` wrote; default: stdin.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `export` wrote; default: stdin.")] = "-",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace keys that exist; otherwise they are a conflict.")
     ] = False,

@@ -20,10 +20,8 @@ def complete_sessions(incomplete: str) -> list[str]:
 SESSION_HELP = "Name, id, unique prefix of the id, or '.' inside a session."
 
 Session = Annotated[str, typer.Argument(metavar="SESSION", help=SESSION_HELP, autocompletion=complete_sessions)]
-Sessions = Annotated[list[str], typer.Argument(metavar="SESSION...", help=SESSION_HELP, autocompletion=complete_sessions)]
-SomeSessions = Annotated[
-    list[str] | None, typer.Argument(metavar="[SESSION]...", help=SESSION_HELP, autocompletion=complete_sessions)
-]
+Sessions = Annotated[list[str], typer.Argument(metavar="SESSION", help=SESSION_HELP, autocompletion=complete_sessions)]
+SomeSessions = Annotated[list[str] | None, typer.Argument(metavar="SESSION", help=SESSION_HELP, autocompletion=complete_sessions)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Workspace = Annotated[
     str | None,

@@ -20,7 +20,9 @@ EXIT_FAILED, SIGNAL_BASE = 1, 128
 
 def register(app: typer.Typer) -> None:
     """Add the command; nothing after the first word of CMD is an option of ours."""
-    app.command("run", context_settings={"allow_interspersed_args": False}, no_args_is_help=True)(run)
+    app.command("run", context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --", no_args_is_help=True)(
+        run
+    )
 
 
 def complete_agents(incomplete: str) -> list[str]:
@@ -31,7 +33,7 @@ def complete_agents(incomplete: str) -> list[str]:
 
 
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command, with its own options.")],
+    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command, with its own options.")],
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it in the background.")] = False,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name; default: made from the command.")] = None,
     agent: Annotated[

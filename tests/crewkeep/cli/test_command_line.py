@@ -313,3 +313,13 @@ def test_every_json_shape_has_exactly_the_fields_promised_first(home: Home, slee
     assert promised <= set(fields("recover", sleeper, "--json"))
     assert fields("rm", sleeper, "--json") == ["id", "name"]
     assert fields("doctor", "--json") == ["name", "level", "message", "hint"]
+
+
+def test_a_checkpoint_of_a_stopped_keeper_is_refused_at_once(home: Home, sleeper: str) -> None:
+    (row,) = cli_json("ps", "--json", home=home)
+    os.kill(row["keeper_pid"], signal.SIGSTOP)
+    try:
+        refused = cli("checkpoint", sleeper, home=home, timeout_s=20)
+    finally:
+        os.kill(row["keeper_pid"], signal.SIGCONT)
+    assert (refused.returncode, "is stopped" in refused.stderr) == (75, True)
