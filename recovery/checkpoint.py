@@ -129,7 +129,7 @@ def quarantine_damaged(home: Home, session_id: str) -> list[str]:
 
 
 def list_git_states(paths: SessionPaths) -> list[gitstate.GitState]:
-    """Return the git parts of all checkpoints: who removes a session gives them to ``forget_git_refs`` afterwards."""
+    """Return the git parts of all checkpoints: they tell who removes the session in which repositories it has refs."""
     return [git for _, directory in _list_directories(paths) if (git := _read_git(directory)) is not None]
 
 

@@ -101,6 +101,12 @@ def forget(cwd: str | os.PathLike[str], refs: Sequence[str]) -> None:
                 git.read("update-ref", "--no-deref", "-d", ref)
 
 
+def forget_session(top: str, session_id: str) -> None:
+    """Remove every hidden ref of a session that is removed, also those of checkpoints that were set aside."""
+    with contextlib.suppress(_GitFailed):
+        forget(top, _Git(top).read("for-each-ref", "--format=%(refname)", f"{_REF_ROOT}/{session_id}/").split())
+
+
 def _save_work(git: _Git, top: str, commit: str | None) -> tuple[str | None, list[str]]:
     """Return a commit that holds the work tree as it is (``None`` if HEAD does), and what was left out."""
     import tempfile  # as for subprocess: only for who takes a checkpoint

@@ -13,7 +13,6 @@ from coordinator.sessions.model import Outcome, Phase, SessionRecord
 from recovery.model import Action, ActionKind, Diagnosis, Layer, Plan, Verdict
 
 _REFUSALS = {
-    Verdict.STARTING: "it is just being started",
     Verdict.SUSPENDED: "its processes are stopped, not dead: they can go on",
     Verdict.HUNG: "its processes are alive",
     Verdict.UNKNOWN: "it cannot be told from here whether its processes are alive",

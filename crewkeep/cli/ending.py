@@ -67,13 +67,15 @@ def remove(
         raise Refused(f"not ended: {names}", hint=f"crewkeep stop {names}, or crewkeep rm --force {names}")
     if living:
         _end(house, living, None, as_json, show=False)
-    from recovery.checkpoint import forget_git_refs, list_git_states
+    from recovery.checkpoint import list_git_states
+    from recovery.gitstate import forget_session
 
     removed = []
     for session_id, record in found.items():
         states = list_git_states(house.home.session(session_id))
         house.registry.remove(session_id, force=force)
-        forget_git_refs(states)
+        for top in {git.top for git in states}:
+            forget_session(top, session_id)
         removed.append({"id": session_id, "name": record.name if record is not None else None})
         if not as_json:
             output.print_line(str(removed[-1]["name"] or session_id))

@@ -192,8 +192,9 @@ def leave_with(rows: list[dict[str, Any]]) -> None:
 def _wait_for_another(house: House, session_id: str, before: SessionRecord | None) -> bool:
     """Tell whether another recoverer (a patrol, another user) brought the session on since; wait until it is through."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
+    moved = False
     while (record := read_record(house, session_id)) is not None and before is not None:
-        moved = record.epoch > before.epoch or record.phase is Phase.RECOVERING
+        moved = moved or record.epoch > before.epoch or record.phase is Phase.RECOVERING
         if not moved or record.phase not in (Phase.RECOVERING, Phase.STARTING) or time.monotonic() >= deadline_s:
             return moved
         time.sleep(_LOOK_S)

@@ -303,8 +303,11 @@ def test_refs_go_with_their_checkpoints_and_a_clean_work_tree_needs_none(
     for _ in range(3):
         take_checkpoint(home, record, launch)
     assert list_refs() == [f"refs/crewkeep/{record.id}/{number}" for number in (3, 4)]
-    checkpoint.forget_git_refs(checkpoint.list_git_states(home.session(record.id)))
-    assert list_refs() == []
+    (home.session(record.id).checkpoints / "00000004" / "manifest.json").write_bytes(b"")
+    assert checkpoint.quarantine_damaged(home, record.id), "one is set aside, with its ref"
+    (state,) = checkpoint.list_git_states(home.session(record.id))
+    gitstate.forget_session(state.top, record.id)
+    assert list_refs() == [], "a session that is removed leaves none"
 
 
 def test_a_repository_without_commits_a_conflict_and_a_removed_file_are_saved_too(tmp_path: Path, repository: Path) -> None:
