@@ -293,12 +293,12 @@ class ContextBase(ABC):
         """
 
     @abstractmethod
-    def bell(self) -> int:
-        """Return a number that is another one after each commit of any process."""
+    def bell(self, prefix: str = "") -> int:
+        """Return a number that is another one after each commit of any process to a key that begins with ``prefix``."""
 
     @abstractmethod
-    def wait_bell(self, seen: int, timeout_s: float) -> int:
-        """Wait until the bell's number is not ``seen``, at most ``timeout_s``; return it."""
+    def wait_bell(self, seen: int, timeout_s: float, prefix: str = "") -> int:
+        """Wait until the bell's number for ``prefix`` is not ``seen``, at most ``timeout_s``; return it."""
 
     @abstractmethod
     def ring(self) -> None:

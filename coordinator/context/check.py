@@ -1,7 +1,8 @@
 """Check: walk every invariant of a context on disk and say what does not hold; mend it on request.
 
 Checking takes no lock and changes nothing that an opening would not. A shard is whole if its log can be replayed up to
-everything that was published, every value is JSON, and every key belongs there.
+everything that was published, every value is JSON, every key belongs there, and log, control page and index agree in both
+directions.
 
 Repair works shard by shard under the shard lock: the damaged log is set aside whole, and the records in it that still prove
 themselves become the next generation. Fences and rules are taken from the other shards as well, since each has them all.
@@ -15,43 +16,38 @@ import dataclasses
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from coordinator.context import aside, codec, compaction, control, log, meta
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Header, Record
-from coordinator.context.control import ControlPage
-from coordinator.context.index import Index
+from coordinator.context import aside, codec, compaction, log, meta
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Record
+from coordinator.context.control import ControlPage, State
+from coordinator.context.generation import Generation, Standing
 from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
-from coordinator.context.shard import CONTROL_NAME, LOCK_NAME, LOG_NAME, TURN_NAME, Shard
+from coordinator.context.remake import INDEX_NAME, LOG_NAME
+from coordinator.context.replay import Replay
+from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES, Shard
+from coordinator.context.table import Slot, TableVoid, make_word
 from coordinator.errors import Damaged, StorageError
 from coordinator.system import files
+from coordinator.system.wakeup import Bell
 
 #: Above the highest revision found, where it is not known how many were lost. Arbitrary, and more than a log can lose.
 _UNKNOWN_LOSS = 1_000_000_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """What holds in every shard alike."""
-
-    epochs: dict[str, int]
-    rules: dict[str, str]
-
-
-def check_context(directory: Path, found: Meta, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
+def check_context(directory: Path, found: Meta, bell: Bell, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
     """Return what is wrong, shard by shard. Raises ``FormatTooNew``, ``Busy`` or ``StorageError``."""
     findings = list(_check_kinds(directory, found.shard_count, repair=repair, now_s=now_s))
     blocked = {finding.shard for finding in findings if not finding.repaired}
     if None not in blocked:
         findings += _check_meta(directory, found, repair=repair, timeout_s=timeout_s)
     opened = [
-        Shard(meta.name_shard(directory, number), number, found.header(number), lock_timeout_s=timeout_s)
+        Shard(meta.name_shard(directory, number), number, found.header(number), bell, lock_timeout_s=timeout_s)
         for number in range(found.shard_count)
         if number not in blocked
     ]
@@ -67,15 +63,50 @@ def check_context(directory: Path, found: Meta, *, repair: bool, timeout_s: floa
 
 def check_shard(shard: Shard) -> ContextFinding | None:
     """Return what is wrong with a shard, if anything."""
-    path = shard.directory / LOG_NAME
+    path = shard.path
     try:
-        view = shard.view()
-        scan = Scan(end=HEADER_BYTES, checksum=0)
-        for placed in log.iter_records(view.fd, view.header, scan, view.scan.end, path):
-            if reason := _judge_record(placed.record, view.header):
+        generation, state = shard.look()
+        replay, scan = Replay(generation.header.floor), Scan()
+        for placed in log.iter_records(generation.fd, generation.header, scan, state.end, path):
+            if reason := _judge_record(placed.record, generation.header):
                 return _finding(shard, "wrong-shape", f"the record at {placed.offset} {reason}", path)
+            if reason := replay.apply(placed):
+                return _finding(shard, "wrong-order", f"the log is damaged at {placed.offset}: {reason}", path)
+        if scan.reason or (scan.end, scan.checksum, scan.length) != (state.end, state.checksum, state.length):
+            reason = scan.reason or "wrong-order"
+            return _finding(shard, reason, f"{path} is damaged at {scan.end}: {state.end} were published", path)
+        if (replay.revision, replay.standing) != (state.revision, state.standing):
+            message = f"revision {state.revision} was published where the log is at {replay.revision}"
+            return _finding(shard, "wrong-order", message, shard.directory / CONTROL_NAME)
+        if reason := _check_table(generation, state, replay):
+            return _finding(shard, "wrong-index", reason, shard.directory / INDEX_NAME)
     except Damaged as error:
         return _finding(shard, error.reason, error.message, Path(error.path))
+    except TableVoid as error:
+        return _finding(shard, "wrong-index", str(error), shard.directory / INDEX_NAME)
+    return None
+
+
+def _check_table(generation: Generation, state: State, replay: Replay) -> str | None:
+    """Return what is wrong between the log and the table that leads into it, in either direction."""
+    for key, newest in replay.newest.items():
+        found = generation.find_newest(key, state)
+        if found is None or found.offset != newest.offset:
+            return f"{key!r} is at {newest.offset}, and the index leads to {found.offset if found else 'nothing'}"
+    led_to = set()
+    for word in generation.table.iter_words():
+        address = Slot(-1, word).address
+        if address >= state.end:
+            continue  # written since
+        key = generation.read(address).record.key
+        at = replay.newest.get(key)
+        if word != make_word(key, address, deleted=generation.read(address).record.deleted):
+            return f"the index says of {key!r} what its record does not"
+        if at is None or at.offset != address:
+            return f"the index leads to {address}, which is not the newest version of {key!r}"
+        if key in led_to:
+            return f"the index leads twice to {key!r}"
+        led_to.add(key)
     return None
 
 
@@ -94,14 +125,23 @@ def _judge_record(record: Record, header: Header) -> str | None:
 
 
 def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, now_s: float) -> ContextFinding:
-    """Set the damaged log aside and go on from what is whole in it. Returns the finding with what was done."""
-    path = shard.directory / LOG_NAME
+    """Set the damaged file aside and go on from what is whole. Returns the finding with what was done."""
+    path = shard.path
     files.make_directory(shard.directory)
     with shard.alone() as page:
+        if finding.reason == "wrong-index" or finding.path == str(shard.directory / CONTROL_NAME):
+            kept = aside.link_aside(
+                shard.directory.parent, f"{shard.number:02d}-index", finding.reason, shard.directory / INDEX_NAME, now_s=now_s
+            )
+            page.void()
+            shard.prepare(page)
+            message = f"{finding.message}: it was made anew from the log; the old one is {kept}"
+            return dataclasses.replace(finding, message=message, repaired=True)
         header, records, lost = _salvage(shard, page, path)
         kept = aside.link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
-        compaction.write_generation(path, header, _iter_repaired(records, header, standing))
-        shard.recover()
+        compaction.write_generation(path, header, _iter_repaired(records, standing))
+        page.void()
+        shard.prepare(page)
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
     where = f"; the damaged log is {kept}" if kept is not None else ""
     message = f"{finding.message}: {len(records)} whole records were kept, {told}{where}"
@@ -110,9 +150,9 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
 
 def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[Record], int | None]:
     """Return the header of the next generation, the records of this one that prove themselves, and how many are gone."""
-    word = page.read()
-    published = control.split(word)[0] if word is not None else 0
-    header, records, lost = dataclasses.replace(shard.header, generation=max(published, 1)), list[Record](), None
+    published = page.read_published()
+    generation = published.generation if published is not None else 0
+    header, records, lost = dataclasses.replace(shard.header, generation=max(generation, 1)), list[Record](), None
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -123,44 +163,53 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
         try:
             found = codec.decode_header(log.read_at(fd, 0, HEADER_BYTES, path))
             if isinstance(found, Header) and found.context_id == header.context_id and found.shard == header.shard:
-                header, lost = found, page.read_revision() - found.floor
-            index = Index(1 << 62)  # below such a floor, only order is asked for
-            for placed in log.find_whole_records(fd, header, HEADER_BYTES, path):
-                fits = _judge_record(placed.record, header) is None and index.apply(placed) is None
-                if fits:
-                    records.append(placed.record)
-                    if lost is not None and placed.record.kind == ENTRY and placed.record.revision > header.floor:
-                        lost -= 1
+                header = found
+            records = list(_iter_whole(fd, header, path))
+            if published is not None and isinstance(found, Header):
+                kept = sum(record.kind == ENTRY and record.revision > header.floor for record in records)
+                lost = published.revision - header.floor - kept
         finally:
             os.close(fd)
     highest = max((record.revision for record in records), default=0)
-    floor = max(header.floor, highest, page.read_revision()) if word is not None else highest + _UNKNOWN_LOSS
-    header = dataclasses.replace(header, generation=max(header.generation, published) + 1, floor=floor)
-    return header, records, None if word is None else lost
+    floor = max(header.floor, highest, published.revision) if published is not None else highest + _UNKNOWN_LOSS
+    return dataclasses.replace(header, generation=max(header.generation, generation) + 1, floor=floor), records, lost
 
 
-def _iter_repaired(records: list[Record], header: Header, standing: Standing) -> Iterator[Record]:
-    epochs, rules = dict(standing.epochs), dict(standing.rules)
+def _iter_whole(fd: int, header: Header, path: Path) -> Iterator[Record]:
+    """Yield the records that prove themselves and stand in order, whatever stands between them."""
+    revision, versions = 0, dict[str, int]()
+    for placed in log.find_whole_records(fd, header, HEADER_BYTES, path):
+        record = placed.record
+        if _judge_record(record, header) is not None:
+            continue
+        if record.kind == ENTRY:
+            if record.revision <= revision or record.version <= versions.get(record.key, 0):
+                continue
+            revision, versions[record.key] = record.revision, record.version
+        yield record
+
+
+def _iter_repaired(records: list[Record], standing: Standing) -> Iterator[Record]:
+    epochs, writers, rules = dict(standing.epochs), dict(standing.writers), dict(standing.rules)
     for record in records:
         if record.session:
             epochs[record.session] = max(record.epoch, epochs.get(record.session, 0))
+            if record.kind == ENTRY or record.flags & WROTE:
+                writers[record.session] = max(record.epoch, writers.get(record.session, 0))
         if record.kind == RULE:
             rules[record.key] = record.value.decode("utf-8", "replace")
-    index = Index(header.floor)
-    index.epochs, index.rules = epochs, rules
-    yield from compaction.iter_standing(index)
+    yield from compaction.iter_standing(Standing(0, epochs, writers, rules))
     yield from (record for record in records if record.kind not in (FENCE, RULE))
 
 
 def _find_standing(whole: list[Shard]) -> Standing:
-    epochs: dict[str, int] = {}
-    rules: dict[str, str] = {}
+    epochs, rules = dict[str, int](), dict[str, str]()
     for shard in whole:
-        index = shard.view().index
-        for session, epoch in index.epochs.items():
+        found = shard.standing()
+        for session, epoch in found.epochs.items():
             epochs[session] = max(epoch, epochs.get(session, 0))
-        rules.update(index.rules)
-    return Standing(epochs=epochs, rules=rules)
+        rules.update(found.rules)
+    return Standing(0, epochs, {}, rules)
 
 
 def _check_kinds(directory: Path, shard_count: int, *, repair: bool, now_s: float) -> Iterator[ContextFinding]:
@@ -174,7 +223,7 @@ def _check_kinds(directory: Path, shard_count: int, *, repair: bool, now_s: floa
     for number in range(shard_count):
         shard = meta.name_shard(directory, number).name
         names.append((number, shard))
-        names += [(number, f"{shard}/{name}") for name in (LOG_NAME, CONTROL_NAME, LOCK_NAME, TURN_NAME)]
+        names += [(number, f"{shard}/{name}") for name in (LOG_NAME, CONTROL_NAME, INDEX_NAME, *LOCK_NAMES)]
     for owner, name in names:
         path = directory / name
         is_directory = name == aside.ASIDE_NAME or (path.parent == directory and owner is not None)

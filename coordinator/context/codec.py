@@ -1,9 +1,12 @@
 """How a shard's log looks on disk: a header of fixed size, then records, each proving itself and the one before it.
 
 A record's checksum is seeded with the log's salt and the record's own offset, so a record is valid in one place of one
-log only, and it names the checksum of its predecessor, so none can be missing, doubled or exchanged. Pure.
+log only; it names the checksum and the length of its predecessor, so none can be missing, doubled or exchanged, and the
+log can be walked in both directions. It also says where the key's previous version stands (a key's history is a chain
+through the log) and how much of the log was known to be durable when it was written (so that a hole below that is damage,
+and a hole above it is what power loss may leave). Pure.
 
-A log begins with ``Header``; everything after it is records without a gap. Little-endian throughout.
+A log begins with ``Header``; behind its last record there may be zeros, written ahead. Little-endian throughout.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from coordinator.digests import blake2b
 
-LOG_FORMAT = 1
+LOG_FORMAT = 2
 LOG_MAGIC = b"CKEEPLOG"
 
 _HEADER = struct.Struct("<8sIIIHHQQ16s")
@@ -22,9 +27,9 @@ _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 #: Begins every record, so that repair can find the next one behind damage.
 RECORD_MARK = b"\xa7CKr"
-#: mark, checksum, length, previous checksum, kind, flags, key, session and name lengths, value length, revision, version,
-#: epoch, at
-_RECORD = struct.Struct("<4sIIIBBHHHIQQQd")
+#: mark, checksum, length, previous checksum, previous length, kind, flags, key, session and name lengths, value length,
+#: revision, version, epoch, at, before, flushed
+_RECORD = struct.Struct("<4sIIIIBBHHHIQQQdQQ")
 _CHECKED_FROM = len(RECORD_MARK) + _CHECKSUM.size
 RECORD_BYTES = _RECORD.size
 #: The longest record there can be; a longer one is damage.
@@ -37,9 +42,11 @@ FENCE = 2
 #: The merge rule named by ``value`` holds for keys that begin with ``key``.
 RULE = 3
 DELETED = 1
+#: Of a fence: the incarnation that it names has committed an entry.
+WROTE = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What a log says about itself."""
 
@@ -55,15 +62,14 @@ class Header:
     #: Id of the whole context.
     context_id: bytes
 
-    @property
-    def salt(self) -> bytes:
-        """What seeds the checksums of this log: derived, so that a damaged header does not take its records along."""
+    @cached_property
+    def seed(self) -> int:
+        """What the checksums of this log begin with: derived, so that a damaged header does not take its records along."""
         own = self.shard.to_bytes(4, "little") + self.generation.to_bytes(8, "little")
-        return blake2b(own, key=self.context_id, digest_size=8).digest()
+        return zlib.crc32(blake2b(own, key=self.context_id, digest_size=8).digest())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record, its value still encoded."""
 
     kind: int
@@ -78,6 +84,26 @@ class Record:
     name: str = ""
     #: All flag bits as read, kept for those that a newer crewkeep may have set.
     flags: int = 0
+    #: Where the record before it in its chain stands: the key's previous version, or the previous fence or rule; 0: nowhere.
+    before: int = 0
+
+
+class Placed(NamedTuple):
+    """A record and where it stands."""
+
+    record: Record
+    offset: int
+    length: int
+    checksum: int
+    #: Checksum and length of the record in front of it.
+    previous: int
+    previous_length: int
+    #: Up to here the log was known to be durable when the record was written.
+    flushed: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
 
 
 def encode_header(header: Header) -> bytes:
@@ -121,71 +147,99 @@ def decode_header(data: bytes) -> Header | str:
     )
 
 
-def encode_record(record: Record, *, salt: bytes, offset: int, previous: int) -> tuple[bytes, int]:
+def encode_record(
+    record: Record, *, seed: int, offset: int, previous: int, previous_length: int, flushed: int
+) -> tuple[bytes, int]:
     """Return the record's bytes for that place, and its checksum."""
     key, session, name = record.key.encode("utf-8"), record.session.encode("utf-8"), record.name.encode("utf-8")
-    length = RECORD_BYTES + len(key) + len(session) + len(name) + len(record.value)
+    value = record.value
+    length = RECORD_BYTES + len(key) + len(session) + len(name) + len(value)
     assert length <= RECORD_LIMIT_BYTES, "a record is bounded by the limits of its parts"
     head = _RECORD.pack(
         RECORD_MARK,
         0,
         length,
         previous,
+        previous_length,
         record.kind,
         record.flags | (DELETED if record.deleted else 0),
         len(key),
         len(session),
         len(name),
-        len(record.value),
+        len(value),
         record.revision,
         record.version,
         record.epoch,
         record.at,
+        record.before,
+        flushed,
     )
-    data = b"".join((head[_CHECKED_FROM:], key, session, name, record.value))
-    checksum = zlib.crc32(data, _seed(salt, offset))
+    data = b"".join((head[_CHECKED_FROM:], key, session, name, value))
+    checksum = zlib.crc32(data, _seed(seed, offset))
     return RECORD_MARK + _CHECKSUM.pack(checksum) + data, checksum
 
 
-def measure_record(data: memoryview) -> int | None:
+def measure_record(data: bytes | memoryview) -> int | None:
     """Return the length that a record's first bytes claim, ``None`` if there cannot be such a record."""
     if len(data) < RECORD_BYTES:
         return None
-    mark, _, length, _, _, _, key, session, name, value, *_ = _RECORD.unpack_from(data)
+    mark, _, length, _, _, _, _, key, session, name, value, *_ = _RECORD.unpack_from(data)
     possible = mark == RECORD_MARK and length == RECORD_BYTES + key + session + name + value and length <= RECORD_LIMIT_BYTES
     return length if possible else None
 
 
-def decode_record(data: memoryview, *, salt: bytes, offset: int) -> tuple[Record, int, int] | None:
-    """Return the record that is exactly ``data``, its checksum and its predecessor's; ``None`` if it does not prove itself."""
-    if measure_record(data) != len(data):
+def decode_record(data: bytes | memoryview, *, seed: int, offset: int) -> Placed | None:
+    """Return the record that ``data`` begins with and that stands at ``offset``; ``None`` if it does not prove itself.
+
+    Where ``data`` is too short, ``measure_record`` says how much of it there must be.
+    """
+    if len(data) < RECORD_BYTES:
         return None
-    _, checksum, _, previous, kind, flags, key_size, session_size, name_size, _, revision, version, epoch, at = (
-        _RECORD.unpack_from(data)
-    )
-    if zlib.crc32(data[_CHECKED_FROM:], _seed(salt, offset)) != checksum:
-        return None
+    (
+        mark,
+        checksum,
+        length,
+        previous,
+        previous_length,
+        kind,
+        flags,
+        key_size,
+        session_size,
+        name_size,
+        value_size,
+        revision,
+        version,
+        epoch,
+        at,
+        before,
+        flushed,
+    ) = _RECORD.unpack_from(data)
     session_start = RECORD_BYTES + key_size
     name_start = session_start + session_size
     value_start = name_start + name_size
+    if mark != RECORD_MARK or length != value_start + value_size or length > len(data):
+        return None
+    if zlib.crc32(memoryview(data)[_CHECKED_FROM:length], _seed(seed, offset)) != checksum:
+        return None
     try:
         record = Record(
-            kind=kind,
-            key=str(data[RECORD_BYTES:session_start], "utf-8"),
-            session=str(data[session_start:name_start], "utf-8"),
-            name=str(data[name_start:value_start], "utf-8"),
-            value=bytes(data[value_start:]),
-            deleted=bool(flags & DELETED),
-            revision=revision,
-            version=version,
-            epoch=epoch,
-            at=at,
-            flags=flags,
+            kind,
+            str(data[RECORD_BYTES:session_start], "utf-8"),
+            bytes(data[value_start:length]),
+            flags & DELETED != 0,
+            revision,
+            version,
+            epoch,
+            at,
+            str(data[session_start:name_start], "utf-8") if session_size else "",
+            str(data[name_start:value_start], "utf-8") if name_size else "",
+            flags,
+            before,
         )
     except UnicodeDecodeError:
         return None
-    return record, checksum, previous
+    return Placed(record, offset, length, checksum, previous, previous_length, flushed)
 
 
-def _seed(salt: bytes, offset: int) -> int:
-    return zlib.crc32(offset.to_bytes(8, "little"), zlib.crc32(salt))
+def _seed(seed: int, offset: int) -> int:
+    return zlib.crc32(offset.to_bytes(8, "little"), seed)

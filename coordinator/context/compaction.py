@@ -4,7 +4,9 @@ Kept are 50 versions of every key, each key's newest version even if it is a tom
 comes back), the newest ``RECENT_COUNT`` changes whatever they are (so that a watcher a bit behind misses none), the epoch
 of every session, the rules, and every record of a kind that is not known here.
 
-Runs under the shard lock. Until the rename nothing has happened; after it, the old file lives on for who has it open.
+Readers and writers go on meanwhile: what is durable does not change, and what comes in is copied in rounds; the shard lock
+is held for the last few records and the swap. Until the rename nothing has happened; after it, the old file lives on for
+who has it open. If somebody dies between the rename and the publication, whoever comes next makes page and table anew.
 """
 
 from __future__ import annotations
@@ -12,95 +14,233 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from coordinator.config import COMPACT_ABOVE_BYTES, RECENT_COUNT, RECENT_LIMIT_BYTES
-from coordinator.context import codec, log
-from coordinator.context.codec import ENTRY, FENCE, RULE, Header, Record
-from coordinator.context.index import Index
+from coordinator.config import COMPACT_ABOVE_BYTES, HISTORY_LIMIT, RECENT_COUNT, RECENT_LIMIT_BYTES
+from coordinator.context import codec, log, remake
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record
+from coordinator.context.control import State
+from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan
+from coordinator.context.replay import Replay
+from coordinator.context.table import Table, make_tag, make_word
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, files
+from coordinator.system.locks import LockFile
 
-_WRITE_BYTES = 1 << 20
+if TYPE_CHECKING:
+    from coordinator.context.shard import Shard
+
+COMPACTION_NAME = "compaction"
+_WRITE_BYTES = 1 << 18
+#: Rounds without the lock, and what may be left for the last one with it. Arbitrary; a millisecond of copying.
+_ROUNDS, _LAST_ROUND_BYTES = 5, 1 << 16
 
 
-def is_due(index: Index, end: int, not_before_bytes: int) -> bool:
+def is_due(state: State, not_before_bytes: int) -> bool:
     """Tell whether the log is mostly dead and big enough to bother."""
     # What is kept for late watchers may be dead as well and must not count, or compaction would follow compaction.
+    dead_bytes = state.end - state.kept_bytes
     return (
-        end > max(COMPACT_ABOVE_BYTES, not_before_bytes)
-        and (index.dead_bytes - RECENT_LIMIT_BYTES) * 2 > end - RECENT_LIMIT_BYTES
+        state.end > max(COMPACT_ABOVE_BYTES, not_before_bytes)
+        and (dead_bytes - RECENT_LIMIT_BYTES) * 2 > state.end - RECENT_LIMIT_BYTES
     )
 
 
-def compact(fd: int, header: Header, index: Index, end: int, path: Path) -> Header:
-    """Replace the log at ``path`` by its next generation and return that one's header. Raises ``StorageError``."""
-    recent_above = index.find_recent(RECENT_COUNT, RECENT_LIMIT_BYTES)
-    next_header = dataclasses.replace(header, generation=header.generation + 1, floor=max(index.floor, recent_above))
-    kept = index.list_kept_offsets()
-
-    def iter_kept() -> Iterator[Record]:
-        yield from iter_standing(index)
-        scan = Scan(end=codec.HEADER_BYTES, checksum=0)
-        for placed in log.iter_records(fd, header, scan, end, path):
-            record = placed.record
-            if record.kind == ENTRY:
-                if placed.offset in kept or record.revision > recent_above:
-                    yield record
-            elif record.kind not in (FENCE, RULE):
-                yield record
-        if scan.end != end:
-            raise log.damaged(path, scan.reason or "truncated", f"is damaged at {scan.end} of {end}")
-
-    write_generation(path, next_header, iter_kept())
-    return next_header
+def compact(shard: Shard) -> None:
+    """Replace the log of a shard by its next generation, unless somebody is at it. Raises ``StorageError``, ``Damaged``..."""
+    alone = LockFile(shard.directory / COMPACTION_NAME)
+    if not alone.acquire(0):
+        return
+    try:
+        generation, state = shard.look()
+        if not is_due(state, 0):
+            return  # somebody has just done it
+        floor = max(generation.header.floor, find_recent(generation, state))
+        header = dataclasses.replace(generation.header, generation=generation.header.generation + 1, floor=floor)
+        with rewriting(shard.path, header) as rewrite:
+            _compact(shard, generation, state, rewrite)
+    finally:
+        alone.release()
 
 
-def iter_standing(index: Index) -> Iterator[Record]:
+def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrite) -> None:
+    for record in iter_standing(generation.standing(state)):
+        rewrite.add(record)
+    scan = Scan()
+    for placed in _iter_stretch(generation, scan, state.end):  # 1. what is needed of what is durable
+        if _is_needed(placed.record, generation, state, rewrite.header.floor):
+            rewrite.add(placed.record)
+    for _ in range(_ROUNDS):  # 2. what came in meanwhile
+        _, state = shard.look()
+        if state.generation != generation.header.generation or state.end - scan.end < _LAST_ROUND_BYTES:
+            break
+        for placed in _iter_stretch(generation, scan, state.end):
+            rewrite.add(placed.record)
+    table = rewrite.make_table(state.cuts)
+    rewrite.flush()
+    with shard.alone() as page:
+        now, written = shard.prepare(page)
+        if (written.generation, written.cuts) != (state.generation, state.cuts) or now.inode != generation.inode:
+            return  # repaired or cut meanwhile; another time
+        for placed in _iter_stretch(generation, scan, written.end):  # 3. the rest, with nobody writing
+            rewrite.add_to(table, placed.record)
+        rewrite.flush()
+        rewrite.swap_in()  # 4. the new log is the log
+        shard.replace(page, rewrite.state(written.cuts))  # 5. visible
+
+
+def _iter_stretch(generation: Generation, scan: Scan, stop: int) -> Iterator[Placed]:
+    yield from log.iter_records(generation.fd, generation.header, scan, stop, generation.path)
+    if scan.end != stop:
+        raise log.damaged(generation.path, scan.reason or "truncated", f"is damaged at {scan.end} of {stop}")
+
+
+def _is_needed(record: Record, generation: Generation, state: State, recent_above: int) -> bool:
+    if record.kind != ENTRY:
+        return record.kind not in (FENCE, RULE)
+    if record.revision > recent_above:
+        return True
+    newest = generation.find_newest(record.key, state)
+    return newest is None or newest.record.version - record.version < HISTORY_LIMIT
+
+
+def find_recent(generation: Generation, state: State) -> int:
+    """Return the revision above which the newest changes stand that are kept for watchers."""
+    count = size_bytes = 0
+    revision = state.revision
+    end = Scan(end=state.end, checksum=state.checksum, length=state.length)
+    for placed in log.iter_backwards(generation.fd, generation.header, end, generation.path):
+        if placed.record.kind != ENTRY:
+            continue
+        count, size_bytes = count + 1, size_bytes + placed.length
+        if count > RECENT_COUNT or size_bytes > RECENT_LIMIT_BYTES or placed.record.revision <= generation.header.floor:
+            return revision
+        revision = placed.record.revision - 1
+    return revision
+
+
+def iter_standing(standing: Standing) -> Iterator[Record]:
     """Yield what holds regardless of history: the epochs and the rules."""
-    for session, epoch in sorted(index.epochs.items()):
-        yield Record(kind=FENCE, session=session, epoch=epoch)
-    for prefix, name in sorted(index.rules.items()):
+    for session, epoch in sorted(standing.epochs.items()):
+        wrote = standing.writers.get(session, 0)
+        if wrote:
+            yield Record(kind=FENCE, session=session, epoch=wrote, flags=WROTE)
+        if epoch > wrote:
+            yield Record(kind=FENCE, session=session, epoch=epoch)
+    for prefix, name in sorted(standing.rules.items()):
         yield Record(kind=RULE, key=prefix, value=name.encode("utf-8"))
 
 
-def write_generation(path: Path, header: Header, records: Iterator[Record]) -> None:
-    """Let ``path`` be a log of exactly these records: written and flushed aside, then swapped in. Raises ``StorageError``."""
-    remove_leftovers(path)
-    temporary = path.with_name(files.name_temporary(path.name))
-    try:
-        failpoints.hit("compaction.open")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+class Rewrite:
+    """The next generation of a log while it is written aside, and the table that leads into it."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = path, header
+        self._log = path.with_name(files.name_temporary(remake.LOG_NAME))
+        self._index = path.with_name(files.name_temporary(remake.INDEX_NAME))
+        self._replay = Replay(header.floor)
+        self._last: Placed | None = None
+        self._buffer = bytearray(codec.encode_header(header))
         try:
-            buffer = bytearray(codec.encode_header(header))
-            offset, previous = len(buffer), 0
-            for record in records:
-                data, previous = codec.encode_record(record, salt=header.salt, offset=offset, previous=previous)
-                buffer += data
-                offset += len(data)
-                if len(buffer) >= _WRITE_BYTES:
-                    files.write_all(fd, bytes(buffer))
-                    buffer.clear()
-            files.write_all(fd, bytes(buffer))
+            failpoints.hit("compaction.open")
+            self._fd = os.open(self._log, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError.from_os(error, "compact", path) from error
+
+    def close(self) -> None:
+        """Let go of everything that was not swapped in."""
+        os.close(self._fd)
+        files.remove_quietly(self._log)
+        files.remove_quietly(self._index)
+
+    def add(self, record: Record) -> Placed:
+        """Append a record, in a chain with those before it. Raises ``StorageError``."""
+        replay, last = self._replay, self._last
+        if record.kind == ENTRY:
+            newest = replay.newest.get(record.key)
+            record = record._replace(before=newest.offset if newest else 0)
+        elif record.kind in (FENCE, RULE):
+            record = record._replace(before=replay.standing)
+        offset, previous, previous_length = (last.end, last.checksum, last.length) if last else (HEADER_BYTES, 0, 0)
+        data, checksum = codec.encode_record(
+            record, seed=self.header.seed, offset=offset, previous=previous, previous_length=previous_length, flushed=0
+        )
+        self._last = placed = Placed(record, offset, len(data), checksum, previous, previous_length, 0)
+        broken = replay.apply(placed)
+        assert broken is None, broken
+        self._buffer += data
+        if len(self._buffer) >= _WRITE_BYTES:
+            self._write()
+        return placed
+
+    def add_to(self, table: Table, record: Record) -> None:
+        """Append a record, and let a table on disk that was made before lead to it."""
+        placed = self.add(record)
+        if record.kind != ENTRY:
+            return
+        tag, before = make_tag(record.key), placed.record.before
+        position = next((slot.position for slot in table.find(tag) if before and slot.address == before), None)
+        while position is None and (position := table.find_room(tag)) is None:
+            table.split(tag)
+        table.store(position, tag, make_word(record.key, placed.offset, deleted=record.deleted))
+
+    def make_table(self, cuts: int) -> Table:
+        """Write the table that leads to all records so far."""
+        self._replay.table.write(self._index, self.header, cuts)
+        return Table(self._index, self.header, cuts)
+
+    def flush(self) -> None:
+        """Make everything durable that was added. Raises ``StorageError``."""
+        self._write()
+        try:
             failpoints.hit("compaction.flush")
-            files.sync_file(fd)
-        finally:
-            os.close(fd)
-        failpoints.hit("compaction.rename")
-        os.replace(temporary, path)
-    except OSError as error:
-        files.remove_quietly(temporary)
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError.from_os(error, "compact", path) from error
-    failpoints.hit("compaction.renamed")
-    files.sync_directory(path.parent)
+            files.sync_file(self._fd)
+        except OSError as error:
+            raise StorageError.from_os(error, "make durable", self.path) from error
+
+    def swap_in(self) -> None:
+        """Let this be the log, and the table its index. Raises ``StorageError``, with the old log in place or the new one."""
+        try:
+            failpoints.hit("compaction.rename")
+            os.replace(self._log, self.path)
+            failpoints.hit("compaction.renamed")
+            files.sync_directory(self.path.parent)
+            if self._index.exists():
+                os.replace(self._index, self.path.with_name(remake.INDEX_NAME))
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError.from_os(error, "compact", self.path) from error
+
+    def state(self, cuts: int) -> State:
+        """Return the state behind the last record."""
+        return self._replay.state(self.header.generation, cuts, self._last)
+
+    def _write(self) -> None:
+        try:
+            files.write_all(self._fd, bytes(self._buffer))
+        except OSError as error:
+            raise StorageError.from_os(error, "compact", self.path) from error
+        self._buffer.clear()
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what a killed compaction left beside the log. Call it under the shard lock: nobody else writes such a file."""
-    beginning = f".{path.name}{files.TEMPORARY_MARK}"
-    for name in os.listdir(path.parent):
-        if name.startswith(beginning):
-            files.remove_quietly(path.parent / name)
+@contextmanager
+def rewriting(path: Path, header: Header) -> Iterator[Rewrite]:
+    """Write a log's next generation aside; what is not swapped in by the end is gone."""
+    rewrite = Rewrite(path, header)
+    try:
+        yield rewrite
+    finally:
+        rewrite.close()
+
+
+def write_generation(path: Path, header: Header, records: Iterator[Record]) -> None:
+    """Let ``path`` be a log of exactly these records, and leave the making of its table to others. Raises ``StorageError``."""
+    with rewriting(path, header) as rewrite:
+        for record in records:
+            rewrite.add(record)
+        rewrite.flush()
+        rewrite.swap_in()

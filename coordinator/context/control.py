@@ -1,34 +1,71 @@
-"""A shard's control page: how much of its log is durable, in one word that every process can look up in a microsecond.
+"""A shard's control page: how far its log is written, how far it is durable, in words that every process can look up.
 
-The page is a cache, bound to one boot of the machine. When it is void - another boot, never written, damaged, or its
-writer died in the middle of a publication - whoever notices takes the shard lock and rebuilds it from the log.
+``published`` is what may be shown to anybody; ``written`` is what stands in the log, whole and indexed, perhaps not durable
+yet; ``begun`` is ahead of ``written`` only while a record is being indexed. Each of them is a ``State`` with a checksum of
+its own. ``begun`` and ``written`` belong to who holds the shard lock, ``published`` to who holds the publication lock.
 
-The word of an earlier boot is still good for one thing: it was published after the flush, so a durable log that is
-shorter now has lost acknowledged writes.
+The page is a cache, bound to one boot of the machine. When it is void - another boot, never written, damaged - whoever
+notices takes the shard lock and rebuilds it from the log. The state published in an earlier boot is still good for one
+thing: it was published after the flush, so a durable log that is shorter now has lost acknowledged writes.
 
 Read and written with ``pread`` and ``pwrite`` rather than mapped: half a microsecond dearer, but a page that somebody
-truncates is then a void page, where a mapped one would be a SIGBUS.
+truncates, or whose sector cannot be read, is then an error, where a mapped one would be a SIGBUS.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from coordinator.digests import blake2b
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, files, processes
 
 PAGE_BYTES = 4096
-_MAGIC = b"CKEEPCTL"
-_MASK = 0x5A5A_C3C3_A5A5_3C3C
-#: magic, hash of the boot id | word, the word masked, revision | pid of the lock's holder
-_BINDING, _WORD, _HOLDER = struct.Struct("<8s16s"), struct.Struct("<QQQ"), struct.Struct("<Q")
-_WORD_AT, _HOLDER_AT = 64, 128
-#: Looks before two words that do not belong together are taken for what a dead writer left. Arbitrary.
+_MAGIC = b"CKEEPCT2"
+#: magic, hash of the boot id
+_BINDING = struct.Struct("<8s8s")
+#: The fields of ``State``, then its checksum.
+_STATE, _CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
+_STATE_BYTES = _STATE.size + _CHECKSUM.size
+_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT = 64, 128, 192, 256, 264
+_READ_BYTES = 272
+_FLAG = struct.Struct("<Q")
+#: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
-_END_BITS = 40
+
+
+class State(NamedTuple):
+    """A log up to some record."""
+
+    generation: int
+    #: Rises whenever records that were written are given up, and the index is made anew.
+    cuts: int
+    #: The end of the record in the log.
+    end: int
+    revision: int
+    #: Where the newest fence or rule stands; 0: there is none.
+    standing: int
+    #: About so many bytes are still needed; the rest is for compaction.
+    kept_bytes: int
+    #: Checksum and length of the record.
+    checksum: int
+    length: int
+
+
+class Page(NamedTuple):
+    """All of the page, as who holds the shard lock reads it. ``written`` and ``begun`` are ``None`` if they are void."""
+
+    published: State | None
+    written: State | None
+    begun: State | None
+    #: Somebody was in the middle of splitting a bucket of the table.
+    is_splitting: bool
+    #: What is written above ``published`` could not be flushed, and must be given up.
+    is_suspect: bool
 
 
 class ControlPage:
@@ -46,7 +83,9 @@ class ControlPage:
                 os.pwrite(self._fd, bytes(PAGE_BYTES - size), size)
         except OSError as error:
             raise StorageError.from_os(error, "open", path) from error
-        self._boot = blake2b(processes.boot_id().encode(), digest_size=16).digest()
+        self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
+        self._binding = _BINDING.pack(_MAGIC, self._boot)
+        self._known: tuple[bytes, State] | None = None
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -58,43 +97,78 @@ class ControlPage:
 
     def is_of_this_boot(self) -> bool:
         """Tell whether the page was written since the machine started."""
-        return self._read(0, _BINDING.size) == _BINDING.pack(_MAGIC, self._boot)
+        return self._read(0, _BINDING.size) == self._binding
 
-    def read(self) -> int | None:
-        """Return the published word (see ``split``), ``None`` if there is none that holds."""
+    def read_published(self) -> State | None:
+        """Return what may be shown, ``None`` if that is not known."""
+        known = self._known
         for _ in range(_LOOKS):
-            word, check = _read_pair(self._read(_WORD_AT, 16))
-            if word ^ _MASK == check:
-                return word
+            data = self._read(_PUBLISHED_AT, _STATE_BYTES)
+            if known is not None and data == known[0]:
+                return known[1]
+            if (state := _decode(data)) is not None:
+                self._known = (data, state)
+                return state
         return None
 
-    def read_revision(self) -> int:
-        """Return the revision published last. A hint; only repair uses it."""
-        data = self._read(_WORD_AT, _WORD.size)
-        return int(_WORD.unpack(data)[2]) if len(data) == _WORD.size else 0
+    def read_all(self) -> Page:
+        """Return everything. Call it under the shard lock."""
+        for _ in range(_LOOKS):
+            data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
+            published = _decode(data[_PUBLISHED_AT : _PUBLISHED_AT + _STATE_BYTES])
+            if published is not None:
+                break  # another may be publishing; the rest is ours
+        is_ours = data[: _BINDING.size] == self._binding
+        return Page(
+            published,
+            _decode(data[_WRITTEN_AT : _WRITTEN_AT + _STATE_BYTES]) if is_ours else None,
+            _decode(data[_BEGUN_AT : _BEGUN_AT + _STATE_BYTES]) if is_ours else None,
+            data[_SPLITTING_AT : _SPLITTING_AT + 8] != bytes(8),
+            data[_SUSPECT_AT : _SUSPECT_AT + 8] == self._boot,
+        )
 
-    def publish(self, generation: int, end: int, revision: int) -> None:
-        """Let everybody see the log of that generation up to ``end``. Call it under the shard lock, after the flush."""
-        assert end < 1 << _END_BITS, "a log is compacted long before a terabyte"
-        word = generation << _END_BITS | end
-        self._write(_WORD.pack(word, word ^ _MASK, revision), _WORD_AT)
+    def is_suspect(self) -> bool:
+        """Tell whether what is written above ``published`` could not be flushed."""
+        return self._read(_SUSPECT_AT, 8) == self._boot
+
+    def read_written(self) -> State | None:
+        """Return what stands in the log and is indexed, ``None`` if that is not known."""
+        for _ in range(_LOOKS):
+            if (state := _decode(self._read(_WRITTEN_AT, _STATE_BYTES))) is not None:
+                return state
+        return None
+
+    def begin(self, state: State) -> None:
+        """Say that the log has that record, and that the index may not lead to it yet."""
+        self._write(_encode(state), _BEGUN_AT)
+
+    def settle(self, state: State) -> None:
+        """Say that the index leads to it."""
+        self._write(_encode(state), _WRITTEN_AT)
+
+    def publish(self, state: State) -> None:
+        """Let everybody see the log up to there. Call it under the publication lock, after the flush."""
+        data = _encode(state)
+        self._write(data, _PUBLISHED_AT)
+
+    def set_splitting(self, is_splitting: bool) -> None:
+        """Say whether the table is being changed by several writes. Call it under the shard lock."""
+        self._write(_FLAG.pack(is_splitting), _SPLITTING_AT)
+
+    def set_suspect(self, is_suspect: bool) -> None:
+        """Say whether what is written above ``published`` could not be flushed. Call it under the publication lock.
+
+        It holds for this boot only: after the next one, what can be read was on the disk.
+        """
+        self._write(self._boot if is_suspect else bytes(8), _SUSPECT_AT)
 
     def bind(self) -> None:
-        """Say that the page is of this boot. Call it after ``publish``."""
-        self._write(_BINDING.pack(_MAGIC, self._boot), 0)
+        """Say that the page is of this boot. Call it when the rest of it is right."""
+        self._write(self._binding, 0)
 
-    def set_holder(self, pid: int) -> None:
-        """Note who holds the shard lock (0: nobody), for the message of those who wait in vain."""
-        try:
-            os.pwrite(self._fd, _HOLDER.pack(pid), _HOLDER_AT)
-        except OSError:
-            return  # a note only
-
-    def read_holder(self) -> int:
-        """Return the pid of who took the shard lock last, 0 if it was given back."""
-        data = self._read(_HOLDER_AT, _HOLDER.size)
-        pid = int(_HOLDER.unpack(data)[0]) if len(data) == _HOLDER.size else 0
-        return pid if pid < 1 << 31 else 0
+    def void(self) -> None:
+        """Say that nothing here can be relied on."""
+        self._write(bytes(_BINDING.size), 0)
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
@@ -110,10 +184,13 @@ class ControlPage:
             raise StorageError.from_os(error, "write", self.path) from error
 
 
-def split(word: int) -> tuple[int, int]:
-    """Return the generation and the end of the log that a published word says."""
-    return word >> _END_BITS, word & ((1 << _END_BITS) - 1)
+def _encode(state: State) -> bytes:
+    data = _STATE.pack(*state)
+    return data + _CHECKSUM.pack(zlib.crc32(data))
 
 
-def _read_pair(data: bytes) -> tuple[int, int]:
-    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:16], "little")
+def _decode(data: bytes) -> State | None:
+    if len(data) != _STATE_BYTES or zlib.crc32(data[: _STATE.size]) != _CHECKSUM.unpack_from(data, _STATE.size)[0]:
+        return None
+    fields = _STATE.unpack_from(data)
+    return State(*fields) if fields[2] else None

@@ -1,4 +1,4 @@
-"""Reading a shard's log: its header, one record at a place, or all records of a stretch. Read-only.
+"""Reading a shard's log: its header, one record at a place, or all records of a stretch, in either direction. Read-only.
 
 Invariant: what is handed out has proven itself; what has not ends the scan with a word why.
 """
@@ -11,34 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.context import codec
-from coordinator.context.codec import Header, Record
+from coordinator.context.codec import HEADER_BYTES, RECORD_BYTES, Header, Placed
 from coordinator.errors import Damaged, FormatTooNew, StorageError
 from coordinator.system import failpoints, files
 
 _CHUNK_BYTES = 1 << 18
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Placed:
-    """A record and where it stands."""
-
-    record: Record
-    offset: int
-    length: int
-    checksum: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
+#: One read is enough for a record up to this size. Most are smaller.
+_FIRST_READ_BYTES = 2048
 
 
 @dataclass(kw_only=True, slots=True)
 class Scan:
     """Where a scan stands: everything before ``end`` has proven itself."""
 
-    end: int
-    #: Checksum of the last record before ``end``; 0 at the beginning of a log.
-    checksum: int
+    end: int = HEADER_BYTES
+    #: Checksum and length of the last record before ``end``; 0 at the beginning of a log.
+    checksum: int = 0
+    length: int = 0
     #: Why the scan ended before the end of its stretch; ``None`` if it did not.
     reason: str | None = None
 
@@ -71,74 +60,100 @@ def open_log(path: Path) -> tuple[int, Header, bool]:
     return fd, header, is_writable
 
 
-def read_record(fd: int, header: Header, offset: int, length: int, path: Path) -> Record:
-    """Return the record at a place where one was found before. Raises ``Damaged`` if it is not there any more."""
-    decoded = codec.decode_record(memoryview(read_at(fd, offset, length, path)), salt=header.salt, offset=offset)
-    if decoded is None:
+def find_record(fd: int, header: Header, offset: int, path: Path) -> Placed | None:
+    """Return the record at a place, ``None`` if none there proves itself."""
+    data = read_at(fd, offset, _FIRST_READ_BYTES, path)
+    length = codec.measure_record(data)
+    if length is None:
+        return None
+    if length > len(data):
+        data += read_at(fd, offset + len(data), length - len(data), path)
+    return codec.decode_record(data, seed=header.seed, offset=offset)
+
+
+def read_record(fd: int, header: Header, offset: int, path: Path) -> Placed:
+    """Return the record at a place where there must be one. Raises ``Damaged`` if there is none."""
+    placed = find_record(fd, header, offset, path)
+    if placed is None:
         raise damaged(path, "wrong-digest", f"has a damaged record at {offset}")
-    return decoded[0]
+    return placed
 
 
 def iter_records(fd: int, header: Header, scan: Scan, stop: int, path: Path) -> Iterator[Placed]:
     """Yield the records from ``scan.end`` to ``stop``, moving ``scan`` along; at the first that is not whole, say why and end."""
-    buffer, buffer_start, salt = memoryview(b""), scan.end, header.salt
+    buffer, start, seed = memoryview(b""), scan.end, header.seed
     scan.reason = None
     while scan.end < stop:
-        rest = buffer[scan.end - buffer_start :]
+        rest = buffer[scan.end - start :]
         length = codec.measure_record(rest)
-        if length is None and len(rest) >= codec.RECORD_BYTES:
+        if length is None and len(rest) >= RECORD_BYTES:
             scan.reason = "zero-filled" if not bytes(rest).strip(b"\0") else "wrong-digest"
             return
         if length is None or length > len(rest):
             wanted = min(max(_CHUNK_BYTES, length or 0), stop - scan.end)
-            if (length or codec.RECORD_BYTES) > stop - scan.end or wanted <= len(rest):
+            if (length or RECORD_BYTES) > stop - scan.end or wanted <= len(rest):
                 scan.reason = "truncated"
                 return
-            buffer, buffer_start = memoryview(read_at(fd, scan.end, wanted, path)), scan.end
-            if len(buffer) < (length or codec.RECORD_BYTES):
+            buffer, start = memoryview(read_at(fd, scan.end, wanted, path)), scan.end
+            if len(buffer) < (length or RECORD_BYTES):
                 scan.reason = "truncated"
                 return
             continue
-        decoded = codec.decode_record(rest[:length], salt=salt, offset=scan.end)
-        if decoded is None:
+        placed = codec.decode_record(rest[:length], seed=seed, offset=scan.end)
+        if placed is None:
             scan.reason = "wrong-digest"
             return
-        record, checksum, previous = decoded
-        if previous != scan.checksum:
+        if (placed.previous, placed.previous_length) != (scan.checksum, scan.length):
             scan.reason = "wrong-order"
             return
-        placed = Placed(record=record, offset=scan.end, length=length, checksum=checksum)
-        scan.end, scan.checksum = placed.end, checksum
+        scan.end, scan.checksum, scan.length = placed.end, placed.checksum, placed.length
         yield placed
+
+
+def iter_backwards(fd: int, header: Header, scan: Scan, path: Path) -> Iterator[Placed]:
+    """Yield the records before ``scan.end``, the last one first. Raises ``Damaged`` where one does not prove itself."""
+    end, checksum, length = scan.end, scan.checksum, scan.length
+    buffer, start = b"", end
+    while end > HEADER_BYTES:
+        offset = end - length
+        if offset < start:
+            first = max(HEADER_BYTES, end - max(_CHUNK_BYTES, length))
+            buffer, start = read_at(fd, first, end - first, path), first
+        placed = codec.decode_record(buffer[offset - start : end - start], seed=header.seed, offset=offset)
+        if placed is None or placed.checksum != checksum or placed.length != length:
+            raise damaged(path, "wrong-digest", f"has a damaged record at {offset}")
+        yield placed
+        end, checksum, length = offset, placed.previous, placed.previous_length
 
 
 def find_whole_records(fd: int, header: Header, start: int, path: Path) -> Iterator[Placed]:
     """Yield every record from ``start`` on that proves itself, stepping over what does not. Reads it all; for damage only."""
     data = read_at(fd, start, os.fstat(fd).st_size - start, path)
-    view, at, salt = memoryview(data), data.find(codec.RECORD_MARK), header.salt
+    view, at = memoryview(data), data.find(codec.RECORD_MARK)
     while at >= 0:
-        length = codec.measure_record(view[at : at + codec.RECORD_BYTES])
-        decoded = codec.decode_record(view[at : at + length], salt=salt, offset=start + at) if length is not None else None
-        if length is not None and decoded is not None:
-            yield Placed(record=decoded[0], offset=start + at, length=length, checksum=decoded[1])
-        at = data.find(codec.RECORD_MARK, at + (length if length is not None and decoded is not None else 1))
+        length = codec.measure_record(view[at : at + RECORD_BYTES])
+        placed = None
+        if length is not None:
+            placed = codec.decode_record(view[at : at + length], seed=header.seed, offset=start + at)
+        if placed is not None:
+            yield placed
+        at = data.find(codec.RECORD_MARK, at + (placed.length if placed is not None else 1))
 
 
 def read_at(fd: int, offset: int, length: int, path: Path) -> bytes:
     """Return up to ``length`` bytes, fewer only at the end of the file. Raises ``StorageError``."""
-    parts = []
     try:
-        while length > 0:
+        failpoints.hit("shard.read")
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
             failpoints.hit("shard.read")
-            part = os.pread(fd, length, offset)
+            part = os.pread(fd, length - len(data), offset + len(data))
             if not part:
                 break
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
+            data += part
     except OSError as error:
         raise StorageError.from_os(error, "read", path) from error
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return data
 
 
 def damaged(path: Path, reason: str, what: str) -> Damaged:

@@ -118,10 +118,10 @@ class MemoryContext(ContextBase):
             found = [_fresh(change, data) for change, data in looked if change.key.startswith(prefix)]
             return Changes(found, {0: begin + len(looked)})
 
-    def bell(self) -> int:
+    def bell(self, prefix: str = "") -> int:
         return self._bell
 
-    def wait_bell(self, seen: int, timeout_s: float) -> int:
+    def wait_bell(self, seen: int, timeout_s: float, prefix: str = "") -> int:
         with self._changed:
             self._changed.wait_for(lambda: self._bell != seen or self.closed, timeout_s)
             return self._bell

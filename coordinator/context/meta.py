@@ -14,7 +14,8 @@ from coordinator import sealed
 from coordinator.context import aside, log
 from coordinator.context.codec import HEADER_BYTES, Header, encode_header
 from coordinator.context.control import ControlPage
-from coordinator.context.shard import CONTROL_NAME, LOCK_NAME, LOG_NAME
+from coordinator.context.remake import LOG_NAME
+from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES
 from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks
 from coordinator.system.clock import SYSTEM
@@ -105,7 +106,8 @@ def _create_shard(directory: Path, header: Header) -> None:
     """Make a shard whole, the log last: where it stands, reading needs no new file, however full the disk is by then."""
     files.make_directory(directory)
     ControlPage(directory / CONTROL_NAME)
-    os.close(locks.open_lock(directory / LOCK_NAME))
+    for name in LOCK_NAMES:
+        os.close(locks.open_lock(directory / name))
     files.replace_durably(directory / LOG_NAME, encode_header(header))
 
 

@@ -1,14 +1,16 @@
 """One shard: a complete store for its share of the keys.
 
-A log of records, a control page that says how much of it is durable, and in each process an index of where things stand.
-Readers take no file lock: they load one word, and if it moved, read what came since. A writer holds the shard lock from
-reading the version to publishing the record; ``_commit`` reads as the order of its steps, which is the durability argument.
+A log of records, a table that leads from a key to its newest record, and a control page that says how far the log is written
+and how far it is durable. Readers take no lock: they load what is published and look things up as of that. A writer holds
+the shard lock from comparing the version to indexing the record, and not while it is flushed; ``_commit`` reads as the order
+of its steps, which is the durability argument.
 
 Invariants:
-  - nothing above the published end is acknowledged, watched or returned
-  - below the published end the log is whole and immutable, and (durable mode) flushed before it was published
+  - nothing above the published state is acknowledged, watched, returned, or a reason to refuse a write
+  - below the written state the log is whole, immutable and indexed; below the published one (durable mode) it is flushed
   - the file called ``log`` is always the newest generation; compaction swaps it by one rename
-  - what a killed writer left above the published end was never acknowledged; the next writer cuts it
+  - what a killed writer left behind the written state is either finished by the next one (its record was whole and had been
+    announced) or written over
 
 Not promised: order between shards; anything about files deleted underneath open handles.
 """
@@ -18,152 +20,202 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from coordinator.config import CHANGES_LIMIT_BYTES, LOCK_TIMEOUT_S
-from coordinator.context import compaction, control, log
-from coordinator.context.aside import set_aside
-from coordinator.context.codec import ENTRY, FENCE, RULE, Header, Record, encode_record
-from coordinator.context.control import ControlPage
-from coordinator.context.index import Slot
-from coordinator.context.log import damaged
+from coordinator.config import LOCK_TIMEOUT_S
+from coordinator.context import compaction, log, remake
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record, encode_record
+from coordinator.context.control import ControlPage, State
+from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, GroupFlush, Ticket
+from coordinator.context.generation import Generation, Standing
+from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
-from coordinator.context.view import View
-from coordinator.errors import Busy, Damaged, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
-from coordinator.system import failpoints, files, locks
+from coordinator.context.remake import LOG_NAME
+from coordinator.context.replay import count_kept
+from coordinator.context.table import Slot, Table, TableVoid, make_tag, make_word
+from coordinator.errors import (
+    Busy,
+    CrewkeepError,
+    Damaged,
+    NotFound,
+    RevisionCompacted,
+    StorageError,
+    Superseded,
+    VersionConflict,
+)
+from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.lock_holders import find_lock_holders
+from coordinator.system.locks import LockFile
+from coordinator.system.wakeup import Bell
 
-LOG_NAME, LOCK_NAME, CONTROL_NAME, TURN_NAME = "log", "lock", "control", "turn"
+_T = TypeVar("_T")
+#: What is to be written, the slot of its key as it is, and the key's newest version.
+Decision = tuple[list[Record], Slot | None, Placed | None]
+LOCK_NAME, CONTROL_NAME, TURN_NAME = "lock", "control", "turn"
+#: Everything in a shard's directory that is a lock.
+LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, *LEAD_NAMES, compaction.COMPACTION_NAME)
 #: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
 _REOPENS = 20
+#: The log is written ahead with zeros in steps: an eighth of what there is, within these bounds.
+_LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 1 << 14, 1 << 20
+#: Where changes were read last, remembered so many times.
+_CURSORS = 64
 
 
 class Shard:
     """One shard, open in this process; any number of threads may use it."""
 
     def __init__(
-        self, directory: Path, number: int, header: Header, *, lock_timeout_s: float = LOCK_TIMEOUT_S, clock: Clock = SYSTEM
+        self,
+        directory: Path,
+        number: int,
+        header: Header,
+        bell: Bell,
+        *,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        clock: Clock = SYSTEM,
     ) -> None:
-        """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
-        self.directory, self.number = directory, number
-        self.header = header
+        """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself.
+
+        The number of the bell that is ``number + 1`` belongs to the shard.
+        """
+        self.directory, self.number, self.header = directory, number, header
+        self.path = directory / LOG_NAME
         self._lock_timeout_s, self._clock = lock_timeout_s, clock
-        self._control: ControlPage | None = None
-        self._view: View | None = None
+        self._page: ControlPage | None = None
+        self._generation: Generation | None = None
+        #: On a read-only file system: what was published there, and how the log was found.
+        self._frozen: tuple[State | None, Generation, State] | None = None
         #: The failure to flush after which this handle writes no more.
         self._failed: OSError | None = None
         self._not_before_bytes = 0
-        self._reset_locks()
+        self._lock = LockFile(directory / LOCK_NAME)
+        self.flush = GroupFlush(directory, bell, number + 1, timeout_s=lock_timeout_s)
+        self._opening = threading.Lock()
+        self._cursors: dict[tuple[int, int, int], Scan] = {}
         _SHARDS.add(self)
-
-    def _reset_locks(self) -> None:
-        self._write_lock, self._index_lock = threading.Lock(), threading.Lock()
-        self._held_fd = -1
 
     def close(self) -> None:
         """Let go of everything."""
-        with self._index_lock:
-            self._view = None
-            self._control = None
+        with self._opening:
+            self._generation, self._page, self._frozen = None, None, None
 
     # reading
 
-    def view(self) -> View:
-        """Return what is known up to everything published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
-        view, page = self._view, self._control
-        if view is not None and page is not None and page.read() == view.word:
-            return view
-        with self._index_lock:
-            caught_up = self._catch_up()
-        if caught_up is not None:
-            return caught_up
+    def look(self) -> tuple[Generation, State]:
+        """Return what is published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
+        page, generation = self._page, self._generation
+        if page is not None and generation is not None:
+            state = page.read_published()
+            if state is not None and (state.generation, state.cuts) == (generation.header.generation, generation.cuts):
+                return generation, state
+        with self._opening:
+            found = self._reopen()
+        if found is not None:
+            return found
         try:
-            with self.alone():
-                return self.recover()
+            with self.alone() as page:
+                self.prepare(page)
+                generation, state = self._generation, page.read_published()
+                assert generation is not None and state is not None, "a shard that was prepared is published"
+                return generation, state
         except StorageError as error:
             if error.errno != errno.EROFS:
                 raise
-        with self._index_lock:
-            return self._read_frozen()
+        with self._opening:
+            page = self._open_page()
+            self._frozen = (page.read_published(), *remake.read_frozen(self.path, self.header, page))
+            return self._frozen[1:]
 
     def get(self, key: str) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
-        view = self.view()
-        slot = view.index.find_newest(key)
-        return None if slot is None else view.read(slot.offset, slot.length)
+
+        def find(generation: Generation, state: State) -> Record | None:
+            placed = generation.find_newest(key, state)
+            return None if placed is None else placed.record
+
+        return self._ask(find)
 
     def list_history(self, key: str) -> list[Record]:
         """Return the kept versions of a key, newest first."""
-        view = self.view()
-        return [view.read(slot.offset, slot.length) for slot in reversed(view.index.list_versions(key))]
+        return self._ask(lambda generation, state: list(generation.iter_versions(key, state)))
 
     def get_version(self, key: str, version: int) -> Record | None:
         """Return that version, if it is kept."""
-        view = self.view()
-        for slot in view.index.list_versions(key):
-            if slot.version == version:
-                return view.read(slot.offset, slot.length)
-        return None
 
-    def list_newest(self, prefix: str) -> tuple[View, int, list[tuple[str, Slot]]]:
-        """Return a view, the revision it is at, and where its present keys stand, all of one moment."""
-        self.view()
-        with self._index_lock:
-            view = self._view
-            assert view is not None, "a shard that was read has a view"
-            return view, view.index.revision, view.index.list_newest(prefix)
+        def find(generation: Generation, state: State) -> Record | None:
+            return next((record for record in generation.iter_versions(key, state) if record.version <= version), None)
 
-    def revision(self) -> int:
-        """Return the newest revision that may be shown."""
-        return self.view().index.revision
-
-    def word(self) -> int | None:
-        """Return the published word, for noticing that something was committed."""
-        self.view()
-        return None if self._control is None else self._control.read()
+        record = self._ask(find)
+        return record if record is not None and record.version == version else None
 
     def read_changes(self, prefix: str, after: int, limit: int) -> tuple[list[Record], int]:
         """Return the changes above revision ``after`` in order, and the last revision looked at.
 
         Raises ``RevisionCompacted`` where some of them are not kept, or ``after`` was never reached.
         """
-        view = self.view()
-        index = view.index
-        newest = index.revision
-        if after == newest:
+        generation, state = self.look()
+        if after == state.revision:
             return [], after
-        if not index.floor <= after < newest:
-            why = f"changes up to {index.floor} are not kept" if after < index.floor else f"it is at {newest}"
+        floor = generation.header.floor
+        if not floor <= after < state.revision:
+            why = f"changes up to {floor} are not kept" if after < floor else f"it is at {state.revision}"
             raise RevisionCompacted(
                 f"cannot go on from revision {after} of shard {self.number}: {why}",
                 hint="take a snapshot and watch on from its revisions",
                 shard=self.number,
                 revision=after,
-                oldest=index.floor,
+                oldest=floor,
             )
-        found: list[Record] = []
-        size_bytes, position = 0, after
-        for offset, length in index.list_places(after, limit):
-            record = view.read(offset, length)
-            position = record.revision
-            if record.key.startswith(prefix):
-                found.append(record)
-                size_bytes += length
-                if size_bytes > CHANGES_LIMIT_BYTES:
-                    break
+        if limit <= 0:
+            return [], after
+        identity = generation.header.generation, generation.cuts
+        cursor = self._cursors.get((*identity, after))
+        found, position, scan = generation.list_changes(prefix, after, limit, state, cursor)
+        if len(self._cursors) >= _CURSORS:
+            self._cursors = {}
+        self._cursors[(*identity, position)] = scan
         return found, position
+
+    def standing(self) -> Standing:
+        """Return who is fenced, who has written and which rules hold."""
+        return self._ask(lambda generation, state: generation.standing(state))
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """Return the keys below ``prefix`` that are present, in no order."""
+        return self._ask(lambda generation, state: [record.key for record in generation.iter_newest(prefix, state)])
+
+    def _ask(self, question: Callable[[Generation, State], _T]) -> _T:
+        """Ask as of what is published; where the table turns out to be void, have it made anew and ask again."""
+        for _ in range(_REOPENS):
+            generation, state = self.look()
+            try:
+                return question(generation, state)
+            except TableVoid:
+                self.forget(generation)
+        raise damaged(self.directory / remake.INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
+
+    def forget(self, generation: Generation) -> None:
+        """Have the table of a generation made anew, unless somebody did so meanwhile."""
+        with self.alone() as page:
+            if self._generation is generation:
+                page.void()
+                self._generation = None
 
     # writing
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep everybody from writing, with everything published known here."""
+        """Keep everybody from writing, with everything that is written published."""
         with self.alone() as page:
-            self._prepare(page)
+            generation, state = self.prepare(page)
+            if generation.header.durable:
+                self._wait_durable(_make_ticket(state), generation, page)
             yield
 
     def write(
@@ -180,303 +232,403 @@ class Shard:
         Raises ``VersionConflict``, ``Superseded``, ``Busy``, ``StorageError`` or ``Damaged``; then nothing was written.
         """
 
-        def decide(view: View) -> Record:
-            _check_epoch(view, writer)
-            slot = view.index.find_newest(key)
-            present = slot is not None and not slot.deleted
-            version = slot.version if slot is not None and present else 0
+        def decide(generation: Generation, state: State) -> Decision:
+            standing = generation.standing(state)
+            _check_epoch(standing, writer)
+            slot, newest = generation.find_slot(key, state)
+            met = None if newest is None or newest.record.deleted else newest.record
+            version = met.version if met is not None else 0
             if expected_version is not None and expected_version != version:
                 raise VersionConflict(key, expected_version, version)
-            met = view.read(slot.offset, slot.length) if slot is not None and present else None
             value = make(met)
             if value is None and met is None:
                 raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
-            return Record(
+            record = Record(
                 kind=ENTRY,
                 key=key,
                 value=value or b"",
                 deleted=value is None,
-                revision=view.index.revision + 1,
-                version=(slot.version if slot is not None else 0) + 1,
+                revision=state.revision + 1,
+                version=(newest.record.version if newest is not None else 0) + 1,
                 at=self._clock.wall_s(),
                 session=writer.session if writer is not None else "",
                 name=writer.name if writer is not None else "",
                 epoch=writer.epoch if writer is not None else 0,
+                before=newest.offset if newest is not None else 0,
             )
+            if writer is None or standing.writers.get(writer.session, 0) >= writer.epoch:
+                return [record], slot, newest
+            # A write proves its epoch as well as a fence does.
+            proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
+            return [proof, record], slot, newest
 
         record = self._commit(decide)
         assert record is not None, "a write is decided on or refused"
         return record
 
-    def fence(self, session: str, epoch: int) -> bool:
-        """Refuse writes of ``session`` below ``epoch`` from now on; tell whether anything had to be written."""
+    def fence(self, session: str, epoch: int) -> None:
+        """Refuse writes of ``session`` below ``epoch`` from now on."""
 
-        def decide(view: View) -> Record | None:
-            if view.index.epochs.get(session, 0) >= epoch:
-                return None
-            return Record(kind=FENCE, session=session, epoch=epoch, at=self._clock.wall_s())
+        def decide(generation: Generation, state: State) -> Decision:
+            if generation.standing(state).epochs.get(session, 0) >= epoch:
+                return [], None, None
+            return [Record(kind=FENCE, session=session, epoch=epoch, at=self._clock.wall_s())], None, None
 
-        return self._commit(decide) is not None
+        self._commit(decide)
 
     def set_rule(self, prefix: str, name: str) -> None:
         """Let the merge rule ``name`` hold for keys that begin with ``prefix``."""
 
-        def decide(view: View) -> Record | None:
-            if view.index.rules.get(prefix) == name:
-                return None
-            return Record(kind=RULE, key=prefix, value=name.encode("utf-8"), at=self._clock.wall_s())
+        def decide(generation: Generation, state: State) -> Decision:
+            if generation.standing(state).rules.get(prefix) == name:
+                return [], None, None
+            return [Record(kind=RULE, key=prefix, value=name.encode("utf-8"), at=self._clock.wall_s())], None, None
 
         self._commit(decide)
 
-    def _commit(self, decide: Callable[[View], Record | None]) -> Record | None:
+    def _commit(self, decide: Callable[[Generation, State], Decision]) -> Record | None:
+        refusal: CrewkeepError | None = None
+        records: list[Record] = []
         with self.alone() as page:  # 1. nobody else writes here
-            view = self._prepare(page)  # 2. know everything published, and have nothing behind it
-            record = decide(view)  # 3. refuse: epoch, version
-            if record is None:
-                return None
-            end = self._append(view, record)  # 4. every byte into the log
-            self._flush(view)  # 5. durable
-            revision = view.index.revision + (record.kind == ENTRY)
-            page.publish(view.header.generation, end, revision)  # 6. visible to everybody
-            with self._index_lock:
-                self._catch_up()  # 7. known here, by the way that everybody learns of it
-            self._compact_if_due(page)
-            return record
+            generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
+            try:
+                records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
+            except (VersionConflict, Superseded, NotFound) as error:
+                refusal = error
+            if records:
+                table = generation.table
+                assert isinstance(table, Table), "what can be written has a table on disk"
+                position = self._make_room(page, table, records[-1], slot)  # 4. room in the table
+                after = self._append(generation, state, records, newest)  # 5. every byte into the log
+                self._index(page, table, state, after, records[-1], position)  # 6. the table leads to it
+                state = after
+            if not generation.header.durable:
+                page.publish(state)  # 7. visible to everybody
+        if generation.header.durable:
+            self._wait_durable(_make_ticket(state), generation, page)  # 7. durable, then visible to everybody
+        if refusal is not None:
+            raise refusal  # what it was refused for is durable as well
+        self._compact_if_due(state)
+        return records[-1] if records else None
 
     @contextmanager
     def alone(self) -> Iterator[ControlPage]:
         """Hold the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
-        deadline_s = time.monotonic() + self._lock_timeout_s
-        if not self._write_lock.acquire(timeout=self._lock_timeout_s):
-            raise self._busy(os.getpid())
+        page = self._page
+        if page is None or page.is_removed() or not page.is_writable:
+            with self._opening:
+                page = self._open_page(to_write=True)
+        if not page.is_writable:
+            raise remake.read_only(page.path)
+        if not self._lock.acquire(self._lock_timeout_s):
+            raise self._busy()
         try:
-            page = self._open_control(to_write=True)
-            if not page.is_writable:
-                raise _read_only(page.path)
-            fd = self._held_fd = locks.open_lock(self.directory / LOCK_NAME)
-            try:
-                self._acquire(fd, page, deadline_s)
-                page.set_holder(os.getpid())
-                try:
-                    yield page
-                finally:
-                    page.set_holder(0)
-                    locks.release(fd)  # said aloud: a child forked meanwhile has a copy, and closing ours would not do
-            finally:
-                self._held_fd = -1
-                os.close(fd)
+            yield page
         finally:
-            self._write_lock.release()
+            self._lock.release()
 
-    def _acquire(self, fd: int, page: ControlPage, deadline_s: float) -> None:
-        try:
-            locks.acquire(fd, self.directory / LOCK_NAME, timeout_s=max(0.0, deadline_s - time.monotonic()))
-        except Busy as error:
-            raise self._busy(page.read_holder()) from error
-
-    def _busy(self, holder: int) -> Busy:
+    def _busy(self) -> Busy:
+        path = self.directory / LOCK_NAME
+        holder = min(find_lock_holders([path]), default=0)
         return Busy(
             f"shard {self.number} of {self.directory.parent} has been locked for {self._lock_timeout_s:g} s"
             + (f" by process {holder}" if holder else ""),
             hint=f"see what process {holder} does; if it is stopped: kill -CONT {holder}" if holder else "try again",
-            path=str(self.directory / LOCK_NAME),
+            path=str(path),
             holder=holder or None,
         )
 
-    def _prepare(self, page: ControlPage) -> View:
+    def prepare(self, page: ControlPage) -> tuple[Generation, State]:
+        """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
         if self._failed is not None:
             raise self._describe_failure(self._failed)
-        with self._index_lock:
-            view = self._catch_up()
-        status = self._look()
-        if view is None or (status.st_dev, status.st_ino) != view.inode or not view.is_writable:
-            # The page is void, or a compaction died between its rename and its publication, or the disk was read-only.
-            view = self.recover()
-            if not view.is_writable:
-                raise _read_only(view.path)
-            status = self._look()
-        if status.st_size > view.scan.end:
-            failpoints.hit("shard.cut")
-            self._truncate(view)
-        elif status.st_size < view.scan.end:
-            raise damaged(view.path, "truncated", f"has {status.st_size} bytes where {view.scan.end} were published")
-        return view
+        known = page.read_all()
+        status = self._stat()
+        generation = self._generation
+        state, begun = known.written, known.begun
+        is_sound = (
+            known.published is not None
+            and state is not None
+            and begun is not None
+            and (begun.generation, begun.cuts) == (state.generation, state.cuts)
+            and (known.published.generation, known.published.cuts) == (state.generation, state.cuts)
+            and not known.is_splitting
+            and not known.is_suspect
+        )
+        if is_sound and (
+            generation is None
+            or (generation.header.generation, generation.cuts) != (state.generation, state.cuts)
+            or not isinstance(generation.table, Table)
+            or not generation.is_writable
+        ):
+            with self._opening:
+                generation = self._open_generation(state)
+        if not is_sound or generation is None or (status.st_dev, status.st_ino) != generation.inode:
+            return self._remake(page)
+        if status.st_size < state.end:
+            raise damaged(self.path, "truncated", f"has {status.st_size} bytes where {state.end} were written")
+        if begun.end > state.end and not self._finish(page, generation, state, begun):
+            return self._remake(page)
+        return generation, begun
 
-    def _look(self) -> os.stat_result:
-        path = self.directory / LOG_NAME
+    def replace(self, page: ControlPage, state: State) -> None:
+        """Go on with the log that was swapped in, and publish it. Call it under the shard lock, with all of it durable."""
         try:
-            return os.stat(path)
-        except FileNotFoundError as error:
-            raise damaged(path, "missing", "is missing") from error
-        except OSError as error:
-            raise StorageError.from_os(error, "look at", path) from error
+            generation = remake.open_generation(self.path, self.header)
+            remake.open_table(generation, state.cuts)
+        except TableVoid:
+            self._remake(page)
+            return
+        with self._opening:
+            self._generation = generation
+        page.begin(state)
+        self.flush.replace(page, state)
 
-    def _describe_failure(self, failed: OSError) -> StorageError:
-        error = StorageError.from_os(failed, "make durable", self.directory / LOG_NAME)
-        error.hint += "; then open the context again to go on writing"
-        return error
+    def _remake(self, page: ControlPage) -> tuple[Generation, State]:
+        generation = remake.remake(self.path, self.header, page, self.flush, now_s=self._clock.wall_s())
+        with self._opening:
+            self._generation, self._frozen = generation, None
+        state = page.read_written()
+        assert state is not None, "a page that was made anew is whole"
+        return generation, state
 
-    def _append(self, view: View, record: Record) -> int:
-        data, _ = encode_record(record, salt=view.header.salt, offset=view.scan.end, previous=view.scan.checksum)
+    def _finish(self, page: ControlPage, generation: Generation, state: State, begun: State) -> bool:
+        """Index what a killed writer announced; tell whether it was possible."""
+        failpoints.hit("shard.finish")
+        table = generation.table
+        assert isinstance(table, Table), "what can be written has a table on disk"
+        scan = Scan(end=state.end, checksum=state.checksum, length=state.length)
+        for placed in log.iter_records(generation.fd, generation.header, scan, begun.end, self.path):
+            record = placed.record
+            if record.kind == ENTRY:
+                slot, _ = generation.find_slot(record.key, begun)
+                position = self._make_room(page, table, record, slot)
+                table.store(position, make_tag(record.key), make_word(record.key, placed.offset, deleted=record.deleted))
+        if scan.end != begun.end:
+            return False
+        page.settle(begun)
+        return True
+
+    def _make_room(self, page: ControlPage, table: Table, record: Record, slot: Slot | None) -> int:
+        """Return where in the table the record's slot is or will be."""
+        if record.kind != ENTRY:
+            return 0
+        if slot is not None:
+            return slot.position
+        tag = make_tag(record.key)
+        while (position := table.find_room(tag)) is None:
+            page.set_splitting(True)
+            failpoints.hit("table.split")
+            table.split(tag)
+            page.set_splitting(False)
+        return position
+
+    def _append(self, generation: Generation, state: State, records: list[Record], newest: Placed | None) -> State:
+        header, start = generation.header, state.end
+        parts: list[bytes] = []
+        flushed = self._read_flushed()
+        for record in records:
+            if record.kind != ENTRY:
+                record = record._replace(before=state.standing)
+            data, checksum = encode_record(
+                record, seed=header.seed, offset=state.end, previous=state.checksum, previous_length=state.length, flushed=flushed
+            )
+            is_entry = record.kind == ENTRY
+            state = State(
+                state.generation,
+                state.cuts,
+                state.end + len(data),
+                record.revision if is_entry else state.revision,
+                state.standing if is_entry else state.end,
+                count_kept(state.kept_bytes, len(data), record.version, newest.length if is_entry and newest else 0),
+                checksum,
+                len(data),
+            )
+            parts.append(data)
+        data = b"".join(parts)
         try:
+            self._write_ahead(generation.fd, state.end)
             failpoints.hit("shard.append")
             done = 0
             while done < len(data):
                 failpoints.hit("shard.write")
-                done += os.pwrite(view.fd, data[done:], view.scan.end + done)
+                done += os.pwrite(generation.fd, data[done:], start + done)
         except OSError as error:
-            self._truncate_quietly(view)
-            raise StorageError.from_os(error, "write", view.path) from error
-        return view.scan.end + len(data)
+            self._erase(generation.fd, start)
+            raise StorageError.from_os(error, "write", self.path) from error
+        return state
 
-    def _flush(self, view: View) -> None:
-        if not view.header.durable:
+    def _read_flushed(self) -> int:
+        page = self._page
+        published = page.read_published() if page is not None and self.header.durable else None
+        return published.end if published is not None else 0
+
+    def _write_ahead(self, fd: int, end: int) -> None:
+        """Have zeros where the record goes: overwriting them needs no change of the file's size at each flush."""
+        size = os.fstat(fd).st_size
+        if end <= size:
+            return
+        ahead = min(max(end // 8, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES)
+        length = (end + ahead | 4095) + 1 - size
+        failpoints.hit("shard.ahead")
+        while length > 0:
+            done = os.pwrite(fd, bytes(min(length, _MOST_AHEAD_BYTES)), size)
+            size, length = size + done, length - done
+
+    def _index(
+        self, page: ControlPage, table: Table, before: State, after: State, record: Record, position: int
+    ) -> None:
+        """Announce the record, let the table lead to it, and say so: a successor finishes what we leave undone."""
+        try:
+            page.begin(after)
+            if record.kind == ENTRY:
+                failpoints.hit("shard.index")
+                offset = after.end - after.length
+                table.store(position, make_tag(record.key), make_word(record.key, offset, deleted=record.deleted))
+            failpoints.hit("shard.settle")
+            page.settle(after)
+        except (StorageError, OSError) as error:
+            self._take_back(page, before)
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError.from_os(error, "index", self.path) from error
+
+    def _take_back(self, page: ControlPage, state: State) -> None:
+        """After a failure on the way: let nobody find the record, whatever of it was written."""
+        if self._generation is not None:
+            self._erase(self._generation.fd, state.end)
+        for act in (page.void, lambda: page.begin(state)):
+            try:
+                act()
+            except StorageError:
+                continue
+
+    def _erase(self, fd: int, offset: int) -> None:
+        try:
+            if os.fstat(fd).st_size > offset:
+                os.pwrite(fd, bytes(8), offset)
+        except OSError:
+            return  # the next writer writes over it
+
+    def _wait_durable(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
+        if ticket.end == HEADER_BYTES:
             return
         try:
-            failpoints.hit("shard.flush")
-            files.sync_data(view.fd)
-        except OSError as error:
-            self._truncate_quietly(view)
+            self.flush.wait(ticket, generation, page)
+        except FlushFailed as failure:
+            error = failure.__cause__
+            assert isinstance(error, OSError)
+            described = self._describe_failure(error)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                # The kernel may have dropped the bytes and will report success next time, and the disk may have harmed
-                # what shares a block with them: never tried again on this handle. A full disk harms nothing that was there.
+                # The disk may have harmed what shares a block with it as well: this handle never tries again.
                 self._failed = error
-            raise self._describe_failure(error) from error
+            self._give_up_now(page)
+            raise described from error
+        except Doubt:
+            self._settle_doubt(ticket)
 
-    def _truncate(self, view: View) -> None:
+    def _give_up_now(self, page: ControlPage) -> None:
+        """Cut what could not be flushed at once, rather than leave it to the next writer."""
         try:
-            os.ftruncate(view.fd, view.scan.end)
+            if self._lock.acquire(self._lock_timeout_s):
+                try:
+                    if page.is_suspect():
+                        self._remake(page)
+                finally:
+                    self._lock.release()
+        except CrewkeepError:
+            return
+
+    def _settle_doubt(self, ticket: Ticket) -> None:
+        """The log was cut or its page made anew while we waited: tell from the log itself whether the record is there."""
+        with self.alone() as page:
+            generation, state = self.prepare(page)
+            if generation.header.generation > ticket.generation:
+                return  # the next generation was made with everything, and flushed
+            placed = log.find_record(generation.fd, generation.header, ticket.offset, self.path) if ticket.end <= state.end else None
+        if placed is None or (placed.end, placed.checksum) != (ticket.end, ticket.checksum):
+            raise StorageError(
+                f"the write to {self.path} was given up: another process could not make it durable",
+                hint="nothing was written; try again",
+                path=str(self.path),
+                errno=errno.EIO,
+                cause="EIO",
+            )
+        self._wait_durable(ticket._replace(cuts=state.cuts), generation, page)
+
+    def _describe_failure(self, failed: OSError) -> StorageError:
+        error = StorageError.from_os(failed, "make durable", self.path)
+        error.hint += "; then open the context again to go on writing"
+        return error
+
+    def _compact_if_due(self, state: State) -> None:
+        if compaction.is_due(state, self._not_before_bytes):
+            try:
+                compaction.compact(self)
+            except (StorageError, Damaged, Busy):
+                # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later.
+                self._not_before_bytes = state.end + state.end // 4
+
+    # opening
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return os.stat(self.path)
+        except FileNotFoundError as error:
+            raise damaged(self.path, "missing", "is missing") from error
         except OSError as error:
-            raise StorageError.from_os(error, "shorten", view.path) from error
+            raise StorageError.from_os(error, "look at", self.path) from error
 
-    def _truncate_quietly(self, view: View) -> None:
-        try:
-            os.ftruncate(view.fd, view.scan.end)
-        except OSError:
-            return  # the next writer cuts it, as it would had this one been killed
-
-    # catching up
-
-    def _open_control(self, *, to_write: bool = False) -> ControlPage:
-        if self._control is not None and self._control.is_removed():
-            self._control, self._view = None, None
-        if self._control is not None and to_write and not self._control.is_writable:
-            self._control = None  # the disk was read-only; perhaps it is not any more
-        if self._control is None:
+    def _open_page(self, *, to_write: bool = False) -> ControlPage:
+        page = self._page
+        if page is not None and (page.is_removed() or (to_write and not page.is_writable)):
+            # Removed, or the disk was read-only and perhaps is not any more.
+            page, self._generation = None, None
+        if page is None:
             if not self.directory.is_dir():
                 raise damaged(self.directory, "missing", "is missing")
-            self._control = ControlPage(self.directory / CONTROL_NAME)
-        return self._control
+            page = self._page = ControlPage(self.directory / CONTROL_NAME)
+        return page
 
-    def _catch_up(self) -> View | None:
-        """Bring the view up to what is published; ``None`` if that takes the lock. Call it with the index lock held."""
-        page = self._control or self._open_control()
-        view = self._view
-        if view is None and not page.is_of_this_boot():
+    def _reopen(self) -> tuple[Generation, State] | None:
+        """Open what is published; ``None`` if that takes the shard lock. Call it with ``_opening`` held."""
+        page = self._open_page()
+        if self._frozen is not None and page.read_published() == self._frozen[0]:
+            return self._frozen[1:]
+        if not page.is_of_this_boot():
             return None
         for _ in range(_REOPENS):
-            word = page.read()
-            if word is None:
+            state = page.read_published()
+            if state is None:
                 return None
-            generation, end = control.split(word)
-            if view is None or view.header.generation != generation:
-                view = self._open_view()
-                if view.header.generation != generation:
-                    continue
-            if reason := view.replay(end):
-                self._view = None
-                raise damaged(view.path, view.scan.reason or "wrong-order", f"is damaged at {view.scan.end} of {end}: {reason}")
-            view.word, self._view = word, view
-            return view
+            generation = self._open_generation(state)
+            if generation is not None:
+                return generation, state
         return None
 
-    def _open_view(self) -> View:
-        view = View(self.directory / LOG_NAME)
-        found, wanted = view.header, self.header
-        if (found.shard, found.shard_count, found.context_id) != (wanted.shard, wanted.shard_count, wanted.context_id):
-            raise damaged(view.path, "wrong-shape", "belongs to another shard or context")
-        return view
-
-    def recover(self) -> View:
-        """Rebuild the control page from the log. Call it with the shard lock held.
-
-        Raises ``Damaged`` where more is missing than a write that nobody was told of.
-        """
-        page = self._open_control()
-        failpoints.hit("shard.recover")
-        compaction.remove_leftovers(self.directory / LOG_NAME)
-        view, torn = self._replay_log(page)
-        if torn is not None:
-            self._cut_torn_tail(view, torn)
-        if view.header.durable:
-            files.sync_directory(self.directory)
-            self._flush(view)
-        page.publish(view.header.generation, view.scan.end, view.index.revision)
-        page.bind()
-        view.word = page.read() or -1
-        with self._index_lock:
-            self._view = view
-        return view
-
-    def _read_frozen(self) -> View:
-        """Read the log of a file system that is read-only: nobody writes, so nothing needs the lock or can be published."""
-        page = self._open_control()
-        view, _ = self._replay_log(page)
-        view.word = page.read() or -1
-        self._view = view
-        return view
-
-    def _replay_log(self, page: ControlPage) -> tuple[View, str | None]:
-        """Return the view of all that is whole in the log, and what is wrong with a torn tail. Raises ``Damaged``."""
-        view = self._open_view()
-        size = os.fstat(view.fd).st_size
-        reason = view.replay(size)
-        word = page.read()
-        generation, bound = control.split(word) if word is not None else (0, 0)
-        if generation > view.header.generation:
-            raise damaged(view.path, "rolled-back", f"is generation {view.header.generation}, but {generation} was published")
-        trusted = generation == view.header.generation and (page.is_of_this_boot() or view.header.durable)
-        if trusted and view.scan.end < bound:
-            raise damaged(
-                view.path, view.scan.reason or "truncated", f"is whole up to {view.scan.end} only; {bound} were published"
-            )
-        if reason:
-            if view.header.durable and any(log.find_whole_records(view.fd, view.header, view.scan.end, view.path)):
-                raise damaged(view.path, view.scan.reason or "wrong-order", f"is damaged at {view.scan.end}: {reason}")
-            return view, view.scan.reason or "wrong-order"
-        return view, None
-
-    def _cut_torn_tail(self, view: View, reason: str) -> None:
-        """Set the bytes of a write that power loss interrupted aside. Without space for that, they stay until the next write."""
-        tail = log.read_at(view.fd, view.scan.end, os.fstat(view.fd).st_size - view.scan.end, view.path)
+    def _open_generation(self, state: State) -> Generation | None:
+        """Open the log and table of that state; ``None`` if there is another log, or no such table. ``_opening`` is held."""
+        known = self._generation
+        if known is not None and (known.header.generation, known.cuts) == (state.generation, state.cuts) and known.is_writable:
+            return known
+        generation = remake.open_generation(self.path, self.header)
+        if generation.header.generation != state.generation:
+            return None
         try:
-            set_aside(
-                self.directory.parent, f"{self.number:02d}-tail-at-{view.scan.end}", reason, tail, now_s=self._clock.wall_s()
-            )
-        except StorageError:
-            return
-        self._truncate(view)
-
-    def _compact_if_due(self, page: ControlPage) -> None:
-        view = self._view
-        if view is None or not compaction.is_due(view.index, view.scan.end, self._not_before_bytes):
-            return
-        try:
-            compaction.compact(view.fd, view.header, view.index, view.scan.end, view.path)
-            self.recover()
-        except (StorageError, Damaged):
-            # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later;
-            # a log that was swapped but not published is published by whoever comes next.
-            self._not_before_bytes = view.scan.end + view.scan.end // 4
+            remake.open_table(generation, state.cuts)
+        except TableVoid:
+            return None
+        self._generation = generation
+        return generation
 
 
-def _read_only(path: Path) -> StorageError:
-    return StorageError.from_os(OSError(errno.EROFS, os.strerror(errno.EROFS)), "write", path)
+def _make_ticket(state: State) -> Ticket:
+    return Ticket(state.generation, state.cuts, state.end - state.length, state.end, state.checksum)
 
 
-def _check_epoch(view: View, writer: WriterLike | None) -> None:
+def _check_epoch(standing: Standing, writer: WriterLike | None) -> None:
     """Refuse the writer whose session has a newer incarnation. A place of its own, so that a test can plant it out."""
-    if writer is not None and (newest := view.index.epochs.get(writer.session, 0)) > writer.epoch:
+    if writer is not None and (newest := standing.epochs.get(writer.session, 0)) > writer.epoch:
         raise Superseded(writer.session, writer.epoch, newest)
 
 
@@ -484,12 +636,9 @@ _SHARDS: weakref.WeakSet[Shard] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """Threads that held locks do not exist in a child, and an inherited lock file would keep the parent's lock taken."""
+    """Threads that held locks do not exist in a child."""
     for shard in list(_SHARDS):
-        held = shard._held_fd
-        shard._reset_locks()
-        if held >= 0:
-            os.close(held)
+        shard._opening = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,17 +16,23 @@ from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import Record
+from coordinator.context.control import State
+from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
 from coordinator.context.shard import TURN_NAME, Shard
+from coordinator.context.table import TableVoid
 from coordinator.context.values import decode_value
+from coordinator.context.watch import find_word, list_words
 from coordinator.errors import Busy, CrewkeepError, Damaged, InvalidInput
 from coordinator.system import locks
 from coordinator.system.clock import SYSTEM, Clock
-from coordinator.system.wakeup import Bell
+from coordinator.system.wakeup import WORDS, Bell
 
-#: Looks at all shards until two in a row agree, before a snapshot locks them. Arbitrary.
-_SNAPSHOT_LOOKS = 5
+#: Looks at all shards until two in a row agree, before a snapshot locks them. Arbitrary; a look takes microseconds.
+_SNAPSHOT_LOOKS = 50
+#: Tables that are made anew while a snapshot is taken, before it gives up. Arbitrary.
+_SNAPSHOT_TRIES = 10
 #: Waiting for one's turn to retry longer than this helps nobody. Arbitrary.
 _TURN_TIMEOUT_S = 1.0
 
@@ -42,11 +48,18 @@ class SharedContext(ContextBase):
         self.directory = directory
         self.durability: Durability = "durable" if header.durable else "process"
         self._meta, self._clock, self._lock_timeout_s = header, clock, lock_timeout_s
+        self._bell = Bell(directory / meta.BELL_NAME)
         self._shards = [
-            Shard(meta.name_shard(directory, number), number, header.header(number), lock_timeout_s=lock_timeout_s, clock=clock)
+            Shard(
+                meta.name_shard(directory, number),
+                number,
+                header.header(number),
+                self._bell,
+                lock_timeout_s=lock_timeout_s,
+                clock=clock,
+            )
             for number in range(header.shard_count)
         ]
-        self._bell = Bell(directory / meta.BELL_NAME)
         _CONTEXTS.add(self)
 
     @classmethod
@@ -87,7 +100,7 @@ class SharedContext(ContextBase):
             expected_version=expected_version,
             writer=self.writer,
         )
-        self._bell.ring()
+        self._bell.ring(*list_words(key))
         return _to_entry(record)
 
     def get(self, key: str) -> Entry | None:
@@ -107,23 +120,38 @@ class SharedContext(ContextBase):
     def snapshot(self, prefix: str = "") -> Snapshot:
         prefix = check_prefix(prefix)
         self._check_open()
+        for _ in range(_SNAPSHOT_TRIES):
+            found = self._look_at_once()
+            entries: list[Entry] = []
+            try:
+                for shard, (generation, state) in zip(self._shards, found, strict=True):
+                    entries.extend(map(_to_entry, generation.iter_newest(prefix, state)))
+            except TableVoid:
+                shard.forget(generation)
+                continue
+            entries.sort(key=lambda entry: entry.key)
+            return Snapshot(entries, {number: state.revision for number, (_, state) in enumerate(found)})
+        raise Damaged(
+            f"the index of {shard.directory} leads nowhere, however often it is made anew",
+            hint="run `crewkeep context check`",
+            path=str(shard.directory),
+            reason="wrong-order",
+        )
+
+    def _look_at_once(self) -> list[tuple[Generation, State]]:
+        """Return what is published of all shards at one moment. Whatever is committed later, it can be read as it was then."""
+        for _ in range(_SNAPSHOT_LOOKS):
+            found = [shard.look() for shard in self._shards]
+            if found == [shard.look() for shard in self._shards]:
+                return found  # nothing was committed between the first look and the last, so this is one moment
         with ExitStack() as stack:
-            for _ in range(_SNAPSHOT_LOOKS):
-                before = [shard.word() for shard in self._shards]
-                found = [shard.list_newest(prefix) for shard in self._shards]
-                if before == [shard.word() for shard in self._shards]:
-                    break  # nothing was committed between the first look and the last, so this is one moment
-            else:
-                for shard in self._shards:  # always in this order, so that two snapshots cannot lock each other out
-                    stack.enter_context(shard.hold())
-                found = [shard.list_newest(prefix) for shard in self._shards]
-        entries = [_to_entry(view.read(slot.offset, slot.length)) for view, _, places in found for _, slot in places]
-        entries.sort(key=lambda entry: entry.key)
-        return Snapshot(entries, {number: revision for number, (_, revision, _) in enumerate(found)})
+            for shard in self._shards:  # always in this order, so that two snapshots cannot lock each other out
+                stack.enter_context(shard.hold())
+            return [shard.look() for shard in self._shards]
 
     def _list_keys(self, prefix: str) -> list[str]:
         self._check_open()
-        return sorted(key for shard in self._shards for key, _ in shard.list_newest(prefix)[2])
+        return sorted(key for shard in self._shards for key in shard.list_keys(prefix))
 
     def _store_rule(self, prefix: str, name: str) -> None:
         # Every shard keeps the rules of its keys' prefixes, so that each stays a whole store.
@@ -133,11 +161,11 @@ class SharedContext(ContextBase):
 
     def rules(self) -> dict[str, str]:
         self._check_open()
-        return dict(self._shards[-1].view().index.rules)
+        return dict(self._shards[-1].standing().rules)
 
     def revisions(self) -> dict[int, int]:
         self._check_open()
-        return {shard.number: shard.revision() for shard in self._shards}
+        return {shard.number: shard.look()[1].revision for shard in self._shards}
 
     def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
         prefix = check_prefix(prefix)
@@ -151,14 +179,14 @@ class SharedContext(ContextBase):
             found.extend(_to_change(record, shard.number) for record in records)
         return Changes(found, position)
 
-    def bell(self) -> int:
-        return self._bell.value()
+    def bell(self, prefix: str = "") -> int:
+        return self._bell.value(find_word(prefix))
 
-    def wait_bell(self, seen: int, timeout_s: float) -> int:
-        return self._bell.wait(seen, timeout_s)
+    def wait_bell(self, seen: int, timeout_s: float, prefix: str = "") -> int:
+        return self._bell.wait(seen, timeout_s, find_word(prefix))
 
     def ring(self) -> None:
-        self._bell.ring()
+        self._bell.ring(*range(WORDS))
 
     def fence(self, session: str, epoch: int) -> None:
         check_writer(session, epoch)
@@ -175,15 +203,15 @@ class SharedContext(ContextBase):
 
     def has_written(self, session: str, epoch: int) -> bool:
         self._check_open()
-        return epoch == max(shard.view().index.writers.get(session, 0) for shard in self._shards)
+        return epoch == max(shard.standing().writers.get(session, 0) for shard in self._shards)
 
     def check(self, repair: bool = False) -> list[ContextFinding]:
         self._check_open()
         found = check.check_context(
-            self.directory, self._meta, repair=repair, timeout_s=self._lock_timeout_s, now_s=self._clock.wall_s()
+            self.directory, self._meta, self._bell, repair=repair, timeout_s=self._lock_timeout_s, now_s=self._clock.wall_s()
         )
         if repair:
-            self._bell.ring()
+            self.ring()
         return found
 
     def close(self) -> None:
@@ -215,8 +243,7 @@ _CONTEXTS: weakref.WeakSet[SharedContext] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     """A thread may have been ringing when the process forked; its half-done ring is nobody's in the child."""
     for context in list(_CONTEXTS):
-        if not context.closed:
-            context._bell = Bell(context.directory / meta.BELL_NAME)
+        context._bell.reopen()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,17 +1,48 @@
-"""Watching: a context's changes as one endless iterator, in order without gaps, asleep while nothing happens."""
+"""Watching: a context's changes as one endless iterator, in order without gaps, asleep while nothing happens.
+
+Who sleeps waits for one number of the context's bell, that of the directory of keys that is watched; a commit rings the
+numbers of all directories that its key is in. So a commit wakes only those whose business it may be.
+"""
 
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from coordinator.config import CHANGES_LIMIT
 from coordinator.context.model import Change, Changes
 from coordinator.errors import InvalidInput
+from coordinator.system.wakeup import WORDS
 
 #: A wake-up can be missed only if its writer died between publishing and ringing; so late a change is seen at most then.
 _LONGEST_SLEEP_S = 0.5
+
+
+#: The first numbers of a bell are for everybody and for the shards; the rest is for directories, by hash.
+_FIRST_WORD = 128
+#: Deeper directories have no number of their own. Arbitrary.
+_DEEPEST = 6
+
+
+def find_word(prefix: str) -> int:
+    """Return the number of the bell that is rung for every commit of a key that begins with ``prefix``."""
+    parts = prefix.split("/")[:-1][:_DEEPEST]
+    return _number("/".join(parts) + "/") if parts else 0
+
+
+def list_words(key: str) -> list[int]:
+    """Return the numbers of the bell that a commit of ``key`` rings."""
+    words, end = [0], key.find("/")
+    while end >= 0 and len(words) <= _DEEPEST:
+        words.append(_number(key[: end + 1]))
+        end = key.find("/", end + 1)
+    return words
+
+
+def _number(directory: str) -> int:
+    return _FIRST_WORD + zlib.crc32(directory.encode("utf-8")) % (WORDS - _FIRST_WORD)
 
 
 class Watched(Protocol):
@@ -21,8 +52,8 @@ class Watched(Protocol):
     def closed(self) -> bool: ...
     def revisions(self) -> dict[int, int]: ...
     def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = ...) -> Changes: ...
-    def bell(self) -> int: ...
-    def wait_bell(self, seen: int, timeout_s: float) -> int: ...
+    def bell(self, prefix: str = "") -> int: ...
+    def wait_bell(self, seen: int, timeout_s: float, prefix: str = "") -> int: ...
 
 
 def find_position(revisions: Mapping[int, int], from_revision: int | Mapping[int, int] | None) -> dict[int, int]:
@@ -45,7 +76,7 @@ def iter_changes(context: Watched, prefix: str, position: dict[int, int], timeou
     """Yield the changes behind ``position``; end when the context is closed, or when none came for ``timeout_s``."""
     quiet_since_s = time.monotonic()
     while not context.closed:
-        seen = context.bell()
+        seen = context.bell(prefix)
         try:
             changes = context.read_changes(prefix, position, CHANGES_LIMIT)
         except InvalidInput:
@@ -62,4 +93,4 @@ def iter_changes(context: Watched, prefix: str, position: dict[int, int], timeou
             rest_s = min(rest_s, quiet_since_s + timeout_s - time.monotonic())
             if rest_s <= 0:
                 return
-        context.wait_bell(seen, rest_s)
+        context.wait_bell(seen, rest_s, prefix)

@@ -11,7 +11,9 @@ import errno
 import fcntl
 import os
 import random
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from coordinator.system import failpoints
 
 #: A holder that takes the lock again at once leaves it free for some 20 us in 200: with long pauses a waiter would starve.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.002
+#: Looks at a lock without a pause between them.
+_YIELDS = 8
 
 
 @contextmanager
@@ -73,6 +77,84 @@ def try_acquire(fd: int, path: Path, *, shared: bool = False) -> bool:
 def release(fd: int) -> None:
     """Give the lock back, keeping the file open."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class LockFile:
+    """A lock that is taken often: its file stays open between two holdings. Any thread may use it, one holds it.
+
+    After a fork the child opens the file anew, so that it neither holds nor frees what its parent holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is opened before it is needed."""
+        self.path = path
+        self._reset()
+        _LOCK_FILES.add(self)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def acquire(self, timeout_s: float) -> bool:
+        """Take the lock, waiting up to ``timeout_s``; tell whether it is held now. Raises ``StorageError``."""
+        if not self._mine.acquire(timeout=timeout_s) if timeout_s > 0 else not self._mine.acquire(blocking=False):
+            return False
+        is_held = False
+        try:
+            is_held = self._acquire(timeout_s)
+        finally:
+            if not is_held:
+                self._mine.release()
+        return is_held
+
+    def release(self) -> None:
+        """Give the lock back."""
+        try:
+            release(self._fd)  # said aloud: a child forked meanwhile has a copy, and closing ours would not do
+        finally:
+            self._mine.release()
+
+    def _acquire(self, timeout_s: float) -> bool:
+        deadline_s, pause_s, looks = 0.0, _FIRST_PAUSE_S, 0
+        while True:
+            if self._fd < 0:
+                self._fd = open_lock(self.path)
+            if try_acquire(self._fd, self.path):
+                if os.fstat(self._fd).st_nlink:
+                    return True
+                os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
+                self._fd = -1
+                continue
+            looks += 1
+            if timeout_s <= 0:
+                return False
+            now_s = time.monotonic()
+            deadline_s = deadline_s or now_s + timeout_s
+            if now_s >= deadline_s:
+                return False
+            if looks <= _YIELDS:
+                os.sched_yield()  # most holders are done within microseconds, once they get the processor
+            else:
+                time.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+    def _reset(self) -> None:
+        self._mine = threading.Lock()
+        self._fd = -1
+
+
+_LOCK_FILES: weakref.WeakSet[LockFile] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for lock in list(_LOCK_FILES):
+        inherited = lock._fd
+        lock._reset()
+        if inherited >= 0:
+            os.close(inherited)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""A bell: one number in a small shared file that processes wait on and ring, all of them at once.
+"""A bell: numbers in a small shared file that processes wait on and ring, each number for somebody else's interest.
 
-Ringing adds one to the number and wakes every waiter of every process. On Linux the number is a futex in a mapped page,
+Ringing adds one to a number and wakes every waiter of every process that waits for it. On Linux the number is a futex in a mapped page,
 and one system call (FUTEX_WAKE_OP) does both, so that no ring is lost between two ringers. A waiter says which number
 it has seen: if another is there already it returns at once, so nothing is lost between looking and waiting either.
 
@@ -26,6 +26,8 @@ from pathlib import Path
 
 from coordinator.errors import StorageError
 
+#: So many numbers has a bell.
+WORDS = 1024
 #: The fallback looks so often.
 _POLL_S = 0.01
 _PAGE_BYTES = 4096
@@ -48,40 +50,50 @@ class Bell:
         self._path = path
         self._guard = threading.Lock()
         self._closed = False
-        self._waiting = 0
+        #: Numbers that threads of this process wait for at present, each as often as there are such threads.
+        self._waiting: list[int] = []
         self._fd = -1
         self._page: ctypes.Array[ctypes.c_char] | None = None
         self._open()
 
-    def value(self) -> int:
-        """Return the number as it is now."""
+    def reopen(self) -> None:
+        """Begin anew in a forked child, where no thread is inside a call any more."""
+        self._guard, self._waiting = threading.Lock(), []
+        if not self._closed:
+            self._mend()
+
+    def value(self, word: int = 0) -> int:
+        """Return a number as it is now."""
         try:
-            data = os.pread(self._fd, 4, 0) if self._fd >= 0 else b""
+            data = os.pread(self._fd, 4, 4 * word) if self._fd >= 0 else b""
         except OSError:
             data = b""
         return int.from_bytes(data, sys.byteorder) if len(data) == 4 else 0
 
-    def ring(self) -> None:
-        """Raise the number by one and wake every waiter. Never blocks, never fails: who misses it looks by itself."""
+    def ring(self, *words: int, waiters: int = _EVERYBODY) -> None:
+        """Raise numbers by one (the first if none is named) and wake who waits for them, each ``waiters`` at most.
+
+        Never blocks, never fails: who misses it looks by itself.
+        """
         if self._closed:
             return
         self._mend()
-        if self._page is not None and self._futex(_WAKE_OP, _EVERYBODY, _ADD_ONE) >= 0:
-            return
-        self._raise_by_hand()
+        for word in words or (0,):
+            if self._page is None or self._futex(_WAKE_OP, waiters, _ADD_ONE, word=word) < 0:
+                self._raise_by_hand(word)
 
-    def wait(self, seen: int, timeout_s: float) -> int:
+    def wait(self, seen: int, timeout_s: float, word: int = 0) -> int:
         """Wait until the number differs from ``seen``, at most ``timeout_s``; return it. Closing ends the wait."""
         deadline_s = time.monotonic() + timeout_s
         with self._guard:
             if self._closed:
                 return seen
-            self._waiting += 1
+            self._waiting.append(word)
         try:
-            return self._wait(seen, deadline_s)
+            return self._wait(seen, deadline_s, word)
         finally:
             with self._guard:
-                self._waiting -= 1
+                self._waiting.remove(word)
                 self._let_go()
 
     def close(self) -> None:
@@ -90,9 +102,10 @@ class Bell:
             if self._closed:
                 return
             self._closed = True
-            if self._page is not None and self._waiting:
+            if self._page is not None:
                 # A ring, since a waiter cannot be woken alone; to others it means nothing, as any ring may.
-                self._futex(_WAKE_OP, _EVERYBODY, _ADD_ONE)
+                for word in self._waiting:
+                    self._futex(_WAKE_OP, _EVERYBODY, _ADD_ONE, word=word)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -101,16 +114,16 @@ class Bell:
             os.close(self._fd)
             self._fd, self._page = -1, None
 
-    def _wait(self, seen: int, deadline_s: float) -> int:
+    def _wait(self, seen: int, deadline_s: float, word: int) -> int:
         self._mend()
         while not self._closed:
-            value = self.value()
+            value = self.value(word)
             rest_s = deadline_s - time.monotonic()
             if value != seen or rest_s <= 0:
                 return value
             if self._page is None:
                 time.sleep(min(rest_s, _POLL_S))
-            elif self._futex(_WAIT, seen, 0, rest_s) < 0 and ctypes.get_errno() not in (
+            elif self._futex(_WAIT, seen, 0, rest_s, word=word) < 0 and ctypes.get_errno() not in (
                 errno.EAGAIN,
                 errno.EINTR,
                 errno.ETIMEDOUT,
@@ -159,10 +172,10 @@ class Bell:
             except OSError:
                 return
 
-    def _futex(self, operation: int, number: int, third: int, timeout_s: float | None = None) -> int:
+    def _futex(self, operation: int, number: int, third: int, timeout_s: float | None = None, *, word: int) -> int:
         """Do one futex call on the page; the interpreter's lock is free meanwhile. Returns -1 with ``errno`` set."""
         page = self._page  # keeps the mapping alive for the length of the call
-        address = ctypes.addressof(page) if page is not None else 0
+        address = ctypes.addressof(page) + 4 * word if page is not None else 0
         timeout = None if timeout_s is None else ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
         return int(
             _library().syscall(
@@ -176,7 +189,7 @@ class Bell:
             )
         )
 
-    def _raise_by_hand(self) -> None:
+    def _raise_by_hand(self, word: int) -> None:
         """The fallback without futexes: the file's lock keeps two ringers apart."""
         if not self._writable:
             return
@@ -186,8 +199,8 @@ class Bell:
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            number = (int.from_bytes(os.pread(lock, 4, 0), sys.byteorder) + 1) & 0xFFFFFFFF
-            os.pwrite(lock, number.to_bytes(4, sys.byteorder), 0)
+            number = (int.from_bytes(os.pread(lock, 4, 4 * word), sys.byteorder) + 1) & 0xFFFFFFFF
+            os.pwrite(lock, number.to_bytes(4, sys.byteorder), 4 * word)
         except OSError:
             return
         finally:

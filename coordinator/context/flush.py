@@ -1,0 +1,133 @@
+"""Group commit: one flush makes every record durable that stands in the log by then, whoever wrote it.
+
+A writer whose record is in the log waits here, without the shard lock. Whoever finds a free place to lead flushes the log
+up to what is written, publishes that, and wakes the others; most find their record published by somebody else's flush.
+A leader that dies is replaced after a moment.
+
+A flush that fails is never tried again: the kernel may have dropped the bytes and would report success. What is written
+above the published state is suspect from then on: nobody publishes it, and whoever takes the shard lock next gives it up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from coordinator.context.control import ControlPage, State
+from coordinator.context.generation import Generation
+from coordinator.errors import Busy
+from coordinator.system import failpoints, files
+from coordinator.system.locks import LockFile
+from coordinator.system.wakeup import Bell
+
+#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
+LEAD_NAMES = ("lead-0", "lead-1")
+PUBLISH_NAME = "publish"
+#: A leader that died is replaced after so long.
+_LEADER_TIMEOUT_S = 0.002
+
+
+class Ticket(NamedTuple):
+    """A record in the log that is to become durable."""
+
+    generation: int
+    cuts: int
+    offset: int
+    end: int
+    checksum: int
+
+
+class Doubt(Exception):
+    """The log was cut, or the page is void: whether the record is still there can only be told under the shard lock."""
+
+
+class FlushFailed(Exception):
+    """A flush failed, for the reason that is the cause. What was not published is lost."""
+
+
+class GroupFlush:
+    """The flushing of one shard by this process. Any thread may wait."""
+
+    def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
+        """``word`` is the number of the bell that is rung for this shard's publications."""
+        self._leads = [LockFile(directory / name) for name in LEAD_NAMES]
+        self._publication = LockFile(directory / PUBLISH_NAME)
+        self._bell, self._word, self._timeout_s = bell, word, timeout_s
+
+    def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
+        """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
+        while True:
+            seen = self._bell.value(self._word)
+            published = page.read_published()
+            if published is None or published.cuts != ticket.cuts or page.is_suspect():
+                raise Doubt
+            if published.generation > ticket.generation or published.end >= ticket.end:
+                return
+            for lead in self._leads:
+                if lead.acquire(0):
+                    try:
+                        self._flush(generation, page)
+                    finally:
+                        lead.release()
+                    break
+            else:
+                self._bell.wait(seen, _LEADER_TIMEOUT_S, self._word)
+
+    def _flush(self, generation: Generation, page: ControlPage) -> None:
+        written = page.read_written()  # before the flush: what comes later may not be in it
+        published = page.read_published()
+        if written is None or published is None or written.generation != generation.header.generation:
+            return  # the log was compacted meanwhile, or will be in doubt
+        if published.end >= written.end and published.cuts == written.cuts:
+            return
+        try:
+            failpoints.hit("shard.flush")
+            files.sync_data(generation.fd)
+        except OSError as error:
+            self.give_up(page)
+            raise FlushFailed from error
+        self.publish(page, written)
+        self._bell.ring(self._word)
+
+    def publish(self, page: ControlPage, state: State) -> None:
+        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile, or more is published."""
+        with self._publishing():
+            published = page.read_published()
+            if published is None or page.is_suspect() or published[:2] != state[:2] or published.end >= state.end:
+                return
+            failpoints.hit("shard.publish")
+            page.publish(state)
+
+    def replace(self, page: ControlPage, state: State) -> None:
+        """Publish a state of another generation or after a cut. Call it under the shard lock, with all of it durable."""
+        with self._publishing():
+            page.settle(state)
+            page.publish(state)
+            page.set_suspect(False)
+        self._bell.ring(self._word)
+
+    def give_up(self, page: ControlPage) -> None:
+        """Keep everybody from publishing what was not flushed."""
+        with self._publishing():
+            page.set_suspect(True)
+
+    def _publishing(self) -> _Publishing:
+        return _Publishing(self._publication, self._timeout_s)
+
+
+class _Publishing:
+    """Hold the publication lock: a few microseconds, so who waits long meets a stopped process."""
+
+    def __init__(self, lock: LockFile, timeout_s: float) -> None:
+        self._lock, self._timeout_s = lock, timeout_s
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(self._timeout_s):
+            raise Busy(
+                f"{self._lock.path} has been locked for {self._timeout_s:g} s",
+                hint="a process was stopped while it published; `crewkeep doctor` names it",
+                path=str(self._lock.path),
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
