@@ -40,7 +40,9 @@ from coordinator.system.wakeup import Bell
 _UNKNOWN_LOSS = 1_000_000_000
 
 
-def check_context(directory: Path, found: Meta, bell: Bell, *, repair: bool, timeout_s: float, now_s: float) -> list[ContextFinding]:
+def check_context(
+    directory: Path, found: Meta, bell: Bell, *, repair: bool, timeout_s: float, now_s: float
+) -> list[ContextFinding]:
     """Return what is wrong, shard by shard. Raises ``FormatTooNew``, ``Busy`` or ``StorageError``."""
     findings = list(_check_kinds(directory, found.shard_count, repair=repair, now_s=now_s))
     blocked = {finding.shard for finding in findings if not finding.repaired}

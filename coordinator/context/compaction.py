@@ -83,7 +83,7 @@ def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrit
     rewrite.flush()
     with shard.alone() as page:
         now, written = shard.prepare(page)
-        if (written.generation, written.cuts) != (state.generation, state.cuts) or now.inode != generation.inode:
+        if written[:2] != state[:2] or now.inode != generation.inode:
             return  # repaired or cut meanwhile; another time
         for placed in _iter_stretch(generation, scan, written.end):  # 3. the rest, with nobody writing
             rewrite.add_to(table, placed.record)

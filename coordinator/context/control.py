@@ -14,6 +14,7 @@ truncates, or whose sector cannot be read, is then an error, where a mapped one 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -65,6 +66,14 @@ class Page(NamedTuple):
     #: Somebody was in the middle of splitting a bucket of the table.
     is_splitting: bool
     #: What is written above ``published`` could not be flushed, and must be given up.
+    is_suspect: bool
+
+
+class Progress(NamedTuple):
+    """How far a log is; ``None`` where that is not known. ``is_suspect`` as in ``Page``."""
+
+    published: State | None
+    written: State | None
     is_suspect: bool
 
 
@@ -127,16 +136,20 @@ class ControlPage:
             data[_SUSPECT_AT : _SUSPECT_AT + 8] == self._boot,
         )
 
-    def is_suspect(self) -> bool:
-        """Tell whether what is written above ``published`` could not be flushed."""
-        return self._read(_SUSPECT_AT, 8) == self._boot
+    def read_progress(self) -> Progress:
+        """Return how far the log is written and published."""
+        for _ in range(_LOOKS):
+            data = self._read(_PUBLISHED_AT, _READ_BYTES - _PUBLISHED_AT)
+            published = _decode(data[:_STATE_BYTES])
+            written = _decode(data[_WRITTEN_AT - _PUBLISHED_AT : _WRITTEN_AT - _PUBLISHED_AT + _STATE_BYTES])
+            if published is not None and written is not None:
+                break
+        at = _SUSPECT_AT - _PUBLISHED_AT
+        return Progress(published, written, data[at : at + 8] == self._boot)
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
-        for _ in range(_LOOKS):
-            if (state := _decode(self._read(_WRITTEN_AT, _STATE_BYTES))) is not None:
-                return state
-        return None
+        return self.read_progress().written
 
     def begin(self, state: State) -> None:
         """Say that the log has that record, and that the index may not lead to it yet."""
@@ -148,8 +161,7 @@ class ControlPage:
 
     def publish(self, state: State) -> None:
         """Let everybody see the log up to there. Call it under the publication lock, after the flush."""
-        data = _encode(state)
-        self._write(data, _PUBLISHED_AT)
+        self._write(_encode(state), _PUBLISHED_AT)
 
     def set_splitting(self, is_splitting: bool) -> None:
         """Say whether the table is being changed by several writes. Call it under the shard lock."""
@@ -161,6 +173,13 @@ class ControlPage:
         It holds for this boot only: after the next one, what can be read was on the disk.
         """
         self._write(self._boot if is_suspect else bytes(8), _SUSPECT_AT)
+
+    def begin_anew(self, state: State) -> None:
+        """Let this be the page of a log that nobody has written to yet."""
+        self.begin(state)
+        self.settle(state)
+        self.publish(state)
+        self.bind()
 
     def bind(self) -> None:
         """Say that the page is of this boot. Call it when the rest of it is right."""
@@ -179,6 +198,8 @@ class ControlPage:
     def _write(self, data: bytes, offset: int) -> None:
         try:
             failpoints.hit("control.write")
+            if not self.is_writable:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
             os.pwrite(self._fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error

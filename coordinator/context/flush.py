@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.context.control import ControlPage, State
+from coordinator.context.control import ControlPage, Progress, State
 from coordinator.context.generation import Generation
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
@@ -57,46 +57,47 @@ class GroupFlush:
     def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
         while True:
+            lead = next((lead for lead in self._leads if lead.acquire(0)), None)
+            if lead is not None:
+                try:
+                    if self._flush(ticket, generation, page):
+                        return
+                finally:
+                    lead.release()
             seen = self._bell.value(self._word)
-            published = page.read_published()
-            if published is None or published.cuts != ticket.cuts or page.is_suspect():
-                raise Doubt
-            if published.generation > ticket.generation or published.end >= ticket.end:
+            if _is_done(ticket, page.read_progress()):
                 return
-            for lead in self._leads:
-                if lead.acquire(0):
-                    try:
-                        self._flush(generation, page)
-                    finally:
-                        lead.release()
-                    break
-            else:
-                self._bell.wait(seen, _LEADER_TIMEOUT_S, self._word)
+            self._bell.wait(seen, _LEADER_TIMEOUT_S, self._word)
 
-    def _flush(self, generation: Generation, page: ControlPage) -> None:
-        written = page.read_written()  # before the flush: what comes later may not be in it
-        published = page.read_published()
-        if written is None or published is None or written.generation != generation.header.generation:
-            return  # the log was compacted meanwhile, or will be in doubt
-        if published.end >= written.end and published.cuts == written.cuts:
-            return
+    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage) -> bool:
+        """Flush what is written and publish it; tell whether the ticket's record is among it."""
+        progress = page.read_progress()  # before the flush: what comes later may not be in it
+        if _is_done(ticket, progress):
+            return True
+        written = progress.written
+        if written is None or written.generation != generation.header.generation:
+            return False  # the log is being replaced
         try:
             failpoints.hit("shard.flush")
             files.sync_data(generation.fd)
         except OSError as error:
             self.give_up(page)
             raise FlushFailed from error
-        self.publish(page, written)
+        is_published = self._publish(page, written)
         self._bell.ring(self._word)
+        return is_published and written.end >= ticket.end
 
-    def publish(self, page: ControlPage, state: State) -> None:
-        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile, or more is published."""
+    def _publish(self, page: ControlPage, state: State) -> bool:
+        """Let everybody see what was flushed; tell whether it holds. It does not if the log was cut or replaced meanwhile."""
         with self._publishing():
-            published = page.read_published()
-            if published is None or page.is_suspect() or published[:2] != state[:2] or published.end >= state.end:
-                return
-            failpoints.hit("shard.publish")
-            page.publish(state)
+            progress = page.read_progress()
+            published = progress.published
+            if published is None or progress.is_suspect or published[:2] != state[:2]:
+                return False
+            if published.end < state.end:
+                failpoints.hit("shard.publish")
+                page.publish(state)
+        return True
 
     def replace(self, page: ControlPage, state: State) -> None:
         """Publish a state of another generation or after a cut. Call it under the shard lock, with all of it durable."""
@@ -113,6 +114,14 @@ class GroupFlush:
 
     def _publishing(self) -> _Publishing:
         return _Publishing(self._publication, self._timeout_s)
+
+
+def _is_done(ticket: Ticket, progress: Progress) -> bool:
+    """Tell whether the record is durable. Raises ``Doubt``."""
+    published = progress.published
+    if published is None or published.cuts != ticket.cuts or progress.is_suspect:
+        raise Doubt
+    return published.generation > ticket.generation or published.end >= ticket.end
 
 
 class _Publishing:

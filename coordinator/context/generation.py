@@ -49,8 +49,8 @@ class Generation:
         status = os.fstat(self.fd)
         #: Which file it is: the one called ``log`` may be another by now.
         self.inode = (status.st_dev, status.st_ino)
-        #: Of which count of cuts the table is.
-        self.cuts = -1
+        #: The generation of the log, and of which count of cuts the table is.
+        self.identity = (self.header.generation, -1)
         self._table: Lookup | None = None
         self._standing = Standing(0, {}, {}, {})
 
@@ -65,7 +65,7 @@ class Generation:
 
     def use(self, table: Lookup, cuts: int) -> None:
         """Answer by that table from now on."""
-        self._table, self.cuts = table, cuts
+        self._table, self.identity = table, (self.header.generation, cuts)
 
     # keys
 

@@ -128,7 +128,7 @@ def iter_backwards(fd: int, header: Header, scan: Scan, path: Path) -> Iterator[
 
 def find_whole_records(fd: int, header: Header, start: int, path: Path) -> Iterator[Placed]:
     """Yield every record from ``start`` on that proves itself, stepping over what does not. Reads it all; for damage only."""
-    data = read_at(fd, start, os.fstat(fd).st_size - start, path)
+    data = read_at(fd, start, max(0, os.fstat(fd).st_size - start), path)
     view, at = memoryview(data), data.find(codec.RECORD_MARK)
     while at >= 0:
         length = codec.measure_record(view[at : at + RECORD_BYTES])

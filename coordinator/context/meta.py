@@ -14,8 +14,10 @@ from coordinator import sealed
 from coordinator.context import aside, log
 from coordinator.context.codec import HEADER_BYTES, Header, encode_header
 from coordinator.context.control import ControlPage
-from coordinator.context.remake import LOG_NAME
+from coordinator.context.remake import INDEX_NAME, LOG_NAME
+from coordinator.context.replay import Replay
 from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES
+from coordinator.context.table import DictTable
 from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks
 from coordinator.system.clock import SYSTEM
@@ -105,9 +107,11 @@ def _make(directory: Path, *, durable: bool, shards: int, why: Damaged) -> Meta:
 def _create_shard(directory: Path, header: Header) -> None:
     """Make a shard whole, the log last: where it stands, reading needs no new file, however full the disk is by then."""
     files.make_directory(directory)
-    ControlPage(directory / CONTROL_NAME)
+    page = ControlPage(directory / CONTROL_NAME)
     for name in LOCK_NAMES:
         os.close(locks.open_lock(directory / name))
+    DictTable().write(directory / INDEX_NAME, header, 0)
+    page.begin_anew(Replay(header.floor).state(header.generation, 0, None))
     files.replace_durably(directory / LOG_NAME, encode_header(header))
 
 

@@ -61,7 +61,7 @@ LOCK_NAME, CONTROL_NAME, TURN_NAME = "lock", "control", "turn"
 LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, *LEAD_NAMES, compaction.COMPACTION_NAME)
 #: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
 _REOPENS = 20
-#: The log is written ahead with zeros in steps: an eighth of what there is, within these bounds.
+#: The log is written ahead with zeros in steps: as much as there is, within these bounds.
 _LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 1 << 14, 1 << 20
 #: Where changes were read last, remembered so many times.
 _CURSORS = 64
@@ -94,6 +94,8 @@ class Shard:
         #: The failure to flush after which this handle writes no more.
         self._failed: OSError | None = None
         self._not_before_bytes = 0
+        #: What was last seen of the log's size and of what is durable, under the shard lock.
+        self._size, self._flushed = 0, 0
         self._lock = LockFile(directory / LOCK_NAME)
         self.flush = GroupFlush(directory, bell, number + 1, timeout_s=lock_timeout_s)
         self._opening = threading.Lock()
@@ -112,7 +114,7 @@ class Shard:
         page, generation = self._page, self._generation
         if page is not None and generation is not None:
             state = page.read_published()
-            if state is not None and (state.generation, state.cuts) == (generation.header.generation, generation.cuts):
+            if state is not None and state[:2] == generation.identity:
                 return generation, state
         with self._opening:
             found = self._reopen()
@@ -174,12 +176,11 @@ class Shard:
             )
         if limit <= 0:
             return [], after
-        identity = generation.header.generation, generation.cuts
-        cursor = self._cursors.get((*identity, after))
+        cursor = self._cursors.get((*generation.identity, after))
         found, position, scan = generation.list_changes(prefix, after, limit, state, cursor)
         if len(self._cursors) >= _CURSORS:
             self._cursors = {}
-        self._cursors[(*identity, position)] = scan
+        self._cursors[(*generation.identity, position)] = scan
         return found, position
 
     def standing(self) -> Standing:
@@ -342,29 +343,22 @@ class Shard:
         """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
         if self._failed is not None:
             raise self._describe_failure(self._failed)
-        known = page.read_all()
+        published, state, begun, is_splitting, is_suspect = page.read_all()
         status = self._stat()
+        if published is None or state is None or begun is None or is_splitting or is_suspect:
+            return self._remake(page)
+        if not published[:2] == state[:2] == begun[:2]:
+            return self._remake(page)
         generation = self._generation
-        state, begun = known.written, known.begun
-        is_sound = (
-            known.published is not None
-            and state is not None
-            and begun is not None
-            and (begun.generation, begun.cuts) == (state.generation, state.cuts)
-            and (known.published.generation, known.published.cuts) == (state.generation, state.cuts)
-            and not known.is_splitting
-            and not known.is_suspect
-        )
-        if is_sound and (
-            generation is None
-            or (generation.header.generation, generation.cuts) != (state.generation, state.cuts)
-            or not isinstance(generation.table, Table)
-            or not generation.is_writable
-        ):
+        if generation is None or generation.identity != state[:2] or not generation.is_writable:
             with self._opening:
                 generation = self._open_generation(state)
-        if not is_sound or generation is None or (status.st_dev, status.st_ino) != generation.inode:
+        if generation is None or (status.st_dev, status.st_ino) != generation.inode:
             return self._remake(page)
+        if not generation.is_writable:
+            raise remake.read_only(self.path)
+        self._size = status.st_size
+        self._flushed = published.end if generation.header.durable else 0
         if status.st_size < state.end:
             raise damaged(self.path, "truncated", f"has {status.st_size} bytes where {state.end} were written")
         if begun.end > state.end and not self._finish(page, generation, state, begun):
@@ -390,6 +384,7 @@ class Shard:
             self._generation, self._frozen = generation, None
         state = page.read_written()
         assert state is not None, "a page that was made anew is whole"
+        self._size, self._flushed = os.fstat(generation.fd).st_size, state.end if generation.header.durable else 0
         return generation, state
 
     def _finish(self, page: ControlPage, generation: Generation, state: State, begun: State) -> bool:
@@ -426,12 +421,16 @@ class Shard:
     def _append(self, generation: Generation, state: State, records: list[Record], newest: Placed | None) -> State:
         header, start = generation.header, state.end
         parts: list[bytes] = []
-        flushed = self._read_flushed()
         for record in records:
             if record.kind != ENTRY:
                 record = record._replace(before=state.standing)
             data, checksum = encode_record(
-                record, seed=header.seed, offset=state.end, previous=state.checksum, previous_length=state.length, flushed=flushed
+                record,
+                seed=header.seed,
+                offset=state.end,
+                previous=state.checksum,
+                previous_length=state.length,
+                flushed=self._flushed,
             )
             is_entry = record.kind == ENTRY
             state = State(
@@ -458,26 +457,19 @@ class Shard:
             raise StorageError.from_os(error, "write", self.path) from error
         return state
 
-    def _read_flushed(self) -> int:
-        page = self._page
-        published = page.read_published() if page is not None and self.header.durable else None
-        return published.end if published is not None else 0
-
     def _write_ahead(self, fd: int, end: int) -> None:
         """Have zeros where the record goes: overwriting them needs no change of the file's size at each flush."""
-        size = os.fstat(fd).st_size
-        if end <= size:
+        if end <= self._size:
             return
-        ahead = min(max(end // 8, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES)
-        length = (end + ahead | 4095) + 1 - size
+        size = os.fstat(fd).st_size
+        length = (end + min(max(end, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES) | 4095) + 1 - size
         failpoints.hit("shard.ahead")
         while length > 0:
             done = os.pwrite(fd, bytes(min(length, _MOST_AHEAD_BYTES)), size)
             size, length = size + done, length - done
+        self._size = size
 
-    def _index(
-        self, page: ControlPage, table: Table, before: State, after: State, record: Record, position: int
-    ) -> None:
+    def _index(self, page: ControlPage, table: Table, before: State, after: State, record: Record, position: int) -> None:
         """Announce the record, let the table lead to it, and say so: a successor finishes what we leave undone."""
         try:
             page.begin(after)
@@ -487,11 +479,9 @@ class Shard:
                 table.store(position, make_tag(record.key), make_word(record.key, offset, deleted=record.deleted))
             failpoints.hit("shard.settle")
             page.settle(after)
-        except (StorageError, OSError) as error:
+        except StorageError:
             self._take_back(page, before)
-            if isinstance(error, StorageError):
-                raise
-            raise StorageError.from_os(error, "index", self.path) from error
+            raise
 
     def _take_back(self, page: ControlPage, state: State) -> None:
         """After a failure on the way: let nobody find the record, whatever of it was written."""
@@ -522,22 +512,9 @@ class Shard:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 # The disk may have harmed what shares a block with it as well: this handle never tries again.
                 self._failed = error
-            self._give_up_now(page)
             raise described from error
         except Doubt:
             self._settle_doubt(ticket)
-
-    def _give_up_now(self, page: ControlPage) -> None:
-        """Cut what could not be flushed at once, rather than leave it to the next writer."""
-        try:
-            if self._lock.acquire(self._lock_timeout_s):
-                try:
-                    if page.is_suspect():
-                        self._remake(page)
-                finally:
-                    self._lock.release()
-        except CrewkeepError:
-            return
 
     def _settle_doubt(self, ticket: Ticket) -> None:
         """The log was cut or its page made anew while we waited: tell from the log itself whether the record is there."""
@@ -545,7 +522,9 @@ class Shard:
             generation, state = self.prepare(page)
             if generation.header.generation > ticket.generation:
                 return  # the next generation was made with everything, and flushed
-            placed = log.find_record(generation.fd, generation.header, ticket.offset, self.path) if ticket.end <= state.end else None
+            placed = (
+                log.find_record(generation.fd, generation.header, ticket.offset, self.path) if ticket.end <= state.end else None
+            )
         if placed is None or (placed.end, placed.checksum) != (ticket.end, ticket.checksum):
             raise StorageError(
                 f"the write to {self.path} was given up: another process could not make it durable",
@@ -609,7 +588,7 @@ class Shard:
     def _open_generation(self, state: State) -> Generation | None:
         """Open the log and table of that state; ``None`` if there is another log, or no such table. ``_opening`` is held."""
         known = self._generation
-        if known is not None and (known.header.generation, known.cuts) == (state.generation, state.cuts) and known.is_writable:
+        if known is not None and known.identity == state[:2] and known.is_writable:
             return known
         generation = remake.open_generation(self.path, self.header)
         if generation.header.generation != state.generation:

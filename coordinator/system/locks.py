@@ -85,6 +85,8 @@ class LockFile:
     After a fork the child opens the file anew, so that it neither holds nor frees what its parent holds.
     """
 
+    _fd: int
+
     def __init__(self, path: Path) -> None:
         """Nothing is opened before it is needed."""
         self.path = path

@@ -15,7 +15,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from coordinator.config import HISTORY_LIMIT
 from coordinator.context import MemoryContext, SharedContext, compaction, merge
 from coordinator.context.base import ContextBase
-from coordinator.context.codec import Header, Record, decode_header, decode_record, encode_header, encode_record
+from coordinator.context.codec import (
+    Header,
+    Placed,
+    Record,
+    decode_header,
+    decode_record,
+    encode_header,
+    encode_record,
+    measure_record,
+)
 from coordinator.context.keys import check_key, find_shard
 from coordinator.context.values import decode_value, encode_value
 from coordinator.errors import CrewkeepError, InvalidInput, NotFound, RevisionCompacted, Superseded, VersionConflict
@@ -251,24 +260,36 @@ RECORDS = st.builds(
     at=st.floats(allow_nan=False),
     session=st.text(max_size=12),
     name=st.text(max_size=12),
+    before=st.integers(0, 2**40),
     flags=st.sampled_from([0, 2, 128]),
 )
 
 
-@given(record=RECORDS, salt=st.binary(min_size=8, max_size=8), offset=st.integers(0, 2**40), previous=st.integers(0, 2**32 - 1))
+@given(
+    record=RECORDS,
+    seed=st.integers(0, 2**32 - 1),
+    offset=st.integers(0, 2**40),
+    previous=st.integers(0, 2**32 - 1),
+    flushed=st.integers(0, 2**40),
+)
 @settings(deadline=None)
-def test_a_record_comes_back_in_its_own_place_only(record: Record, salt: bytes, offset: int, previous: int) -> None:
-    data, checksum = encode_record(record, salt=salt, offset=offset, previous=previous)
-    assert decode_record(memoryview(data), salt=salt, offset=offset) == (record, checksum, previous)
-    assert decode_record(memoryview(data), salt=salt, offset=offset + 1) is None
-    assert decode_record(memoryview(data), salt=bytes(byte ^ 1 for byte in salt), offset=offset) is None
-    assert decode_record(memoryview(data[:-1]), salt=salt, offset=offset) is None
+def test_a_record_comes_back_in_its_own_place_only(record: Record, seed: int, offset: int, previous: int, flushed: int) -> None:
+    data, checksum = encode_record(
+        record, seed=seed, offset=offset, previous=previous, previous_length=previous // 2, flushed=flushed
+    )
+    placed = Placed(record, offset, len(data), checksum, previous, previous // 2, flushed)
+    assert decode_record(data, seed=seed, offset=offset) == placed
+    assert decode_record(memoryview(data + b"more"), seed=seed, offset=offset) == placed
+    assert measure_record(data) == len(data)
+    assert decode_record(data, seed=seed, offset=offset + 1) is None
+    assert decode_record(data, seed=seed ^ 1, offset=offset) is None
+    assert decode_record(data[:-1], seed=seed, offset=offset) is None
 
 
 @given(data=st.binary(max_size=200), offset=st.integers(0, 2**40))
 @settings(deadline=None)
 def test_any_bytes_are_decoded_or_refused_but_never_crash(data: bytes, offset: int) -> None:
-    assert decode_record(memoryview(b"\xa7CKr" + data), salt=bytes(8), offset=offset) is None
+    assert decode_record(memoryview(b"\xa7CKr" + data), seed=0, offset=offset) is None
     assert isinstance(decode_header(data), str)
 
 
