@@ -34,7 +34,7 @@ _STATE, _CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
 _STATE_BYTES = _STATE.size + _CHECKSUM.size
 _PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT = 64, 128, 192, 256, 264
 _READ_BYTES = 272
-_FLAG = struct.Struct("<Q")
+_FLAG, _NO_FLAG = struct.Struct("<Q"), bytes(8)
 #: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
 
@@ -94,7 +94,9 @@ class ControlPage:
             raise StorageError.from_os(error, "open", path) from error
         self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
         self._binding = _BINDING.pack(_MAGIC, self._boot)
+        #: The states read and written last, with their bytes: most are read again and again.
         self._known: tuple[bytes, State] | None = None
+        self._encoded: tuple[bytes, State] | None = None
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -110,13 +112,8 @@ class ControlPage:
 
     def read_published(self) -> State | None:
         """Return what may be shown, ``None`` if that is not known."""
-        known = self._known
         for _ in range(_LOOKS):
-            data = self._read(_PUBLISHED_AT, _STATE_BYTES)
-            if known is not None and data == known[0]:
-                return known[1]
-            if (state := _decode(data)) is not None:
-                self._known = (data, state)
+            if (state := self._decode(self._read(_PUBLISHED_AT, _STATE_BYTES))) is not None:
                 return state
         return None
 
@@ -124,24 +121,22 @@ class ControlPage:
         """Return everything. Call it under the shard lock."""
         for _ in range(_LOOKS):
             data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
-            published = _decode(data[_PUBLISHED_AT : _PUBLISHED_AT + _STATE_BYTES])
+            published = self._decode(data[_PUBLISHED_AT : _PUBLISHED_AT + _STATE_BYTES])
             if published is not None:
                 break  # another may be publishing; the rest is ours
-        is_ours = data[: _BINDING.size] == self._binding
-        return Page(
-            published,
-            _decode(data[_WRITTEN_AT : _WRITTEN_AT + _STATE_BYTES]) if is_ours else None,
-            _decode(data[_BEGUN_AT : _BEGUN_AT + _STATE_BYTES]) if is_ours else None,
-            data[_SPLITTING_AT : _SPLITTING_AT + 8] != bytes(8),
-            data[_SUSPECT_AT : _SUSPECT_AT + 8] == self._boot,
-        )
+        written = begun = None
+        if data.startswith(self._binding):
+            written = self._decode(data[_WRITTEN_AT : _WRITTEN_AT + _STATE_BYTES])
+            begun = self._decode(data[_BEGUN_AT : _BEGUN_AT + _STATE_BYTES])
+        is_splitting = data[_SPLITTING_AT : _SPLITTING_AT + 8] != _NO_FLAG
+        return Page(published, written, begun, is_splitting, data[_SUSPECT_AT : _SUSPECT_AT + 8] == self._boot)
 
     def read_progress(self) -> Progress:
         """Return how far the log is written and published."""
         for _ in range(_LOOKS):
             data = self._read(_PUBLISHED_AT, _READ_BYTES - _PUBLISHED_AT)
-            published = _decode(data[:_STATE_BYTES])
-            written = _decode(data[_WRITTEN_AT - _PUBLISHED_AT : _WRITTEN_AT - _PUBLISHED_AT + _STATE_BYTES])
+            published = self._decode(data[:_STATE_BYTES])
+            written = self._decode(data[_WRITTEN_AT - _PUBLISHED_AT : _WRITTEN_AT - _PUBLISHED_AT + _STATE_BYTES])
             if published is not None and written is not None:
                 break
         at = _SUSPECT_AT - _PUBLISHED_AT
@@ -153,15 +148,15 @@ class ControlPage:
 
     def begin(self, state: State) -> None:
         """Say that the log has that record, and that the index may not lead to it yet."""
-        self._write(_encode(state), _BEGUN_AT)
+        self._write(self._encode(state), _BEGUN_AT)
 
     def settle(self, state: State) -> None:
         """Say that the index leads to it."""
-        self._write(_encode(state), _WRITTEN_AT)
+        self._write(self._encode(state), _WRITTEN_AT)
 
     def publish(self, state: State) -> None:
         """Let everybody see the log up to there. Call it under the publication lock, after the flush."""
-        self._write(_encode(state), _PUBLISHED_AT)
+        self._write(self._encode(state), _PUBLISHED_AT)
 
     def set_splitting(self, is_splitting: bool) -> None:
         """Say whether the table is being changed by several writes. Call it under the shard lock."""
@@ -189,6 +184,25 @@ class ControlPage:
         """Say that nothing here can be relied on."""
         self._write(bytes(_BINDING.size), 0)
 
+    def _encode(self, state: State) -> bytes:
+        known = self._encoded
+        if known is None or known[1] is not state:
+            data = _STATE.pack(*state)
+            known = self._encoded = (data + _CHECKSUM.pack(zlib.crc32(data)), state)
+        return known[0]
+
+    def _decode(self, data: bytes) -> State | None:
+        for known in (self._known, self._encoded):
+            if known is not None and data == known[0]:
+                return known[1]
+        if len(data) != _STATE_BYTES or zlib.crc32(data[: _STATE.size]) != _CHECKSUM.unpack_from(data, _STATE.size)[0]:
+            return None
+        state = State(*_STATE.unpack_from(data))
+        if not state.end:
+            return None  # a state of zeros
+        self._known = (data, state)
+        return state
+
     def _read(self, offset: int, length: int) -> bytes:
         try:
             return os.pread(self._fd, length, offset)
@@ -203,15 +217,3 @@ class ControlPage:
             os.pwrite(self._fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error
-
-
-def _encode(state: State) -> bytes:
-    data = _STATE.pack(*state)
-    return data + _CHECKSUM.pack(zlib.crc32(data))
-
-
-def _decode(data: bytes) -> State | None:
-    if len(data) != _STATE_BYTES or zlib.crc32(data[: _STATE.size]) != _CHECKSUM.unpack_from(data, _STATE.size)[0]:
-        return None
-    fields = _STATE.unpack_from(data)
-    return State(*fields) if fields[2] else None

@@ -50,7 +50,7 @@ class GroupFlush:
 
     def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
         """``word`` is the number of the bell that is rung for this shard's publications."""
-        self._leads = [LockFile(directory / name) for name in LEAD_NAMES]
+        self._leads = [LockFile(directory / name, may_go=False) for name in LEAD_NAMES]
         self._publication = LockFile(directory / PUBLISH_NAME)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
 

@@ -20,6 +20,8 @@ from coordinator.context.control import State
 from coordinator.context.log import Scan
 from coordinator.context.table import Lookup, Slot, TableVoid, make_tag, may_be_below
 
+#: Records that a process keeps at hand, of each shard. Arbitrary, and small against the process.
+RECENT_RECORDS_BYTES = 1 << 18
 #: Looks at a slot whose record does not prove itself: it was being written. Arbitrary.
 _LOOKS = 100
 
@@ -53,6 +55,9 @@ class Generation:
         self.identity = (self.header.generation, -1)
         self._table: Lookup | None = None
         self._standing = Standing(0, {}, {}, {})
+        #: Records looked up last, by their place: what stands in a log never changes.
+        self._recent: dict[int, Placed] = {}
+        self._recent_bytes = 0
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -74,21 +79,22 @@ class Generation:
         _, placed = self.find_slot(key, state)
         return placed
 
-    def find_slot(self, key: str, state: State) -> tuple[Slot | None, Placed | None]:
+    def find_slot(self, key: str, state: State, tag: int | None = None) -> tuple[Slot | None, Placed | None]:
         """Return the slot of a key as it is now, and the newest version as of ``state``."""
-        tag = make_tag(key)
+        tag = make_tag(key) if tag is None else tag
         for look in range(_LOOKS):
             is_torn = False
-            for slot in self.table.find(tag):
-                placed = log.find_record(self.fd, self.header, slot.address, self.path) if slot.address else None
+            slots = self.table.find(tag, anew=look > 0)
+            for slot in slots:
+                placed = self._find(slot.address)
                 if placed is None:
                     is_torn = True
+                    if look > 1 and slot.address and slot.address < state.end:
+                        raise log.damaged(self.path, "wrong-digest", f"has a damaged record at {slot.address}")
                 elif placed.record.key == key and placed.record.kind == ENTRY:
                     return slot, self._step_back(placed, state.end)
-            if not is_torn:
+            if not is_torn and (look or not slots):
                 return None, None
-            if look > 1 and slot.address and slot.address < state.end:
-                raise log.damaged(self.path, "wrong-digest", f"has a damaged record at {slot.address}")
         raise TableVoid(f"a slot of {key!r} leads nowhere")
 
     def iter_versions(self, key: str, state: State) -> Iterator[Record]:
@@ -109,7 +115,9 @@ class Generation:
             # A deletion that is newer than the state is not one yet.
             if not may_be_below(word, prefix) and not (slot.is_tombstone and slot.address >= state.end):
                 continue
-            placed = log.find_record(self.fd, self.header, slot.address, self.path) if slot.address else None
+            placed = self._recent.get(slot.address)
+            if placed is None and slot.address:
+                placed = log.find_record(self.fd, self.header, slot.address, self.path)
             if placed is None:
                 if slot.address and slot.address < state.end:
                     raise log.damaged(self.path, "wrong-digest", f"has a damaged record at {slot.address}")
@@ -124,6 +132,22 @@ class Generation:
     def read(self, offset: int) -> Placed:
         """Return the record at a place where there must be one. Raises ``Damaged``."""
         return log.read_record(self.fd, self.header, offset, self.path)
+
+    def _find(self, address: int) -> Placed | None:
+        placed = self._recent.get(address)
+        if placed is None and address:
+            placed = log.find_record(self.fd, self.header, address, self.path)
+            if placed is not None:
+                self.remember(placed)
+        return placed
+
+    def remember(self, placed: Placed) -> None:
+        """Keep a record at hand that will be asked for."""
+        self._recent_bytes += placed.length
+        if self._recent_bytes > RECENT_RECORDS_BYTES:
+            self._recent, self._recent_bytes = {}, placed.length
+        if placed.length <= RECENT_RECORDS_BYTES:
+            self._recent[placed.offset] = placed
 
     def _step_back(self, placed: Placed | None, end: int) -> Placed | None:
         while placed is not None and placed.offset >= end:

@@ -233,10 +233,12 @@ class Shard:
         Raises ``VersionConflict``, ``Superseded``, ``Busy``, ``StorageError`` or ``Damaged``; then nothing was written.
         """
 
+        tag = make_tag(key)
+
         def decide(generation: Generation, state: State) -> Decision:
             standing = generation.standing(state)
             _check_epoch(standing, writer)
-            slot, newest = generation.find_slot(key, state)
+            slot, newest = generation.find_slot(key, state, tag)
             met = None if newest is None or newest.record.deleted else newest.record
             version = met.version if met is not None else 0
             if expected_version is not None and expected_version != version:
@@ -245,17 +247,18 @@ class Shard:
             if value is None and met is None:
                 raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
             record = Record(
-                kind=ENTRY,
-                key=key,
-                value=value or b"",
-                deleted=value is None,
-                revision=state.revision + 1,
-                version=(newest.record.version if newest is not None else 0) + 1,
-                at=self._clock.wall_s(),
-                session=writer.session if writer is not None else "",
-                name=writer.name if writer is not None else "",
-                epoch=writer.epoch if writer is not None else 0,
-                before=newest.offset if newest is not None else 0,
+                ENTRY,
+                key,
+                value or b"",
+                value is None,
+                state.revision + 1,
+                (newest.record.version if newest is not None else 0) + 1,
+                writer.epoch if writer is not None else 0,
+                self._clock.wall_s(),
+                writer.session if writer is not None else "",
+                writer.name if writer is not None else "",
+                0,
+                newest.offset if newest is not None else 0,
             )
             if writer is None or standing.writers.get(writer.session, 0) >= writer.epoch:
                 return [record], slot, newest
@@ -290,7 +293,8 @@ class Shard:
     def _commit(self, decide: Callable[[Generation, State], Decision]) -> Record | None:
         refusal: CrewkeepError | None = None
         records: list[Record] = []
-        with self.alone() as page:  # 1. nobody else writes here
+        page = self._acquire()  # 1. nobody else writes here
+        try:
             generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
             try:
                 records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
@@ -305,6 +309,8 @@ class Shard:
                 state = after
             if not generation.header.durable:
                 page.publish(state)  # 7. visible to everybody
+        finally:
+            self._lock.release()
         if generation.header.durable:
             self._wait_durable(_make_ticket(state), generation, page)  # 7. durable, then visible to everybody
         if refusal is not None:
@@ -315,6 +321,13 @@ class Shard:
     @contextmanager
     def alone(self) -> Iterator[ControlPage]:
         """Hold the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
+        page = self._acquire()
+        try:
+            yield page
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> ControlPage:
         page = self._page
         if page is None or page.is_removed() or not page.is_writable:
             with self._opening:
@@ -323,10 +336,7 @@ class Shard:
             raise remake.read_only(page.path)
         if not self._lock.acquire(self._lock_timeout_s):
             raise self._busy()
-        try:
-            yield page
-        finally:
-            self._lock.release()
+        return page
 
     def _busy(self) -> Busy:
         path = self.directory / LOCK_NAME

@@ -87,9 +87,9 @@ class LockFile:
 
     _fd: int
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is opened before it is needed."""
-        self.path = path
+    def __init__(self, path: Path, *, may_go: bool = True) -> None:
+        """Nothing is opened before it is needed. ``may_go=False`` leaves out the look whether somebody removed the file."""
+        self.path, self._may_go = path, may_go
         self._reset()
         _LOCK_FILES.add(self)
 
@@ -122,7 +122,7 @@ class LockFile:
             if self._fd < 0:
                 self._fd = open_lock(self.path)
             if try_acquire(self._fd, self.path):
-                if os.fstat(self._fd).st_nlink:
+                if not self._may_go or os.fstat(self._fd).st_nlink:
                     return True
                 os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
                 self._fd = -1

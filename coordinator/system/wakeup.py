@@ -1,8 +1,8 @@
 """A bell: numbers in a small shared file that processes wait on and ring, each number for somebody else's interest.
 
-Ringing adds one to a number and wakes every waiter of every process that waits for it. On Linux the number is a futex in a mapped page,
-and one system call (FUTEX_WAKE_OP) does both, so that no ring is lost between two ringers. A waiter says which number
-it has seen: if another is there already it returns at once, so nothing is lost between looking and waiting either.
+Ringing adds one to a number and wakes every waiter of every process that waits for it. On Linux the numbers are futexes in a
+mapped page, and one system call (FUTEX_WAKE_OP) does both, so that no ring is lost between two ringers. A waiter says which
+number it has seen: if another is there already it returns at once, so nothing is lost between looking and waiting either.
 
 Invariants:
   - the mapped page is never touched by our own code: the number is read with ``pread`` and raised by the kernel, so a
@@ -77,9 +77,10 @@ class Bell:
         """
         if self._closed:
             return
-        self._mend()
+        if not self._is_whole():
+            self._mend()
         for word in words or (0,):
-            if self._page is None or self._futex(_WAKE_OP, waiters, _ADD_ONE, word=word) < 0:
+            if self._futex(_WAKE_OP, waiters, _ADD_ONE, word=word) < 0:
                 self._raise_by_hand(word)
 
     def wait(self, seen: int, timeout_s: float, word: int = 0) -> int:
@@ -146,7 +147,7 @@ class Bell:
                 if writable and (size := os.fstat(fd).st_size) < _PAGE_BYTES:
                     # Written, not truncated to length: a hole on a full disk could not be raised by the kernel.
                     os.pwrite(fd, bytes(_PAGE_BYTES - size), size)
-                page = _map(fd) if writable and _futex_call() is not None else None
+                page = _map(fd) if writable and _CALL is not None else None
             except BaseException:
                 os.close(fd)
                 raise
@@ -166,28 +167,26 @@ class Bell:
             if self._closed:
                 return
             try:
-                status = os.fstat(self._fd)
-                if status.st_nlink == 0 or (self._writable and status.st_size < _PAGE_BYTES):
+                if not self._is_whole():
                     self._open()
             except OSError:
                 return
 
+    def _is_whole(self) -> bool:
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return False
+        return status.st_nlink > 0 and (status.st_size >= _PAGE_BYTES or not self._writable)
+
     def _futex(self, operation: int, number: int, third: int, timeout_s: float | None = None, *, word: int) -> int:
         """Do one futex call on the page; the interpreter's lock is free meanwhile. Returns -1 with ``errno`` set."""
         page = self._page  # keeps the mapping alive for the length of the call
-        address = ctypes.addressof(page) + 4 * word if page is not None else 0
+        if page is None or _CALL is None:
+            return -1
+        address = ctypes.addressof(page) + 4 * word
         timeout = None if timeout_s is None else ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
-        return int(
-            _library().syscall(
-                ctypes.c_long(_futex_call() or -1),
-                ctypes.c_void_p(address),
-                ctypes.c_int(operation),
-                ctypes.c_uint32(number),
-                timeout if operation == _WAIT else ctypes.c_long(0),
-                ctypes.c_void_p(address),
-                ctypes.c_uint32(third),
-            )
-        )
+        return int(_library().syscall(_CALL, address, operation, number, timeout, address, third))
 
     def _raise_by_hand(self, word: int) -> None:
         """The fallback without futexes: the file's lock keeps two ringers apart."""
@@ -216,11 +215,11 @@ def _map(fd: int) -> ctypes.Array[ctypes.c_char]:
     return (ctypes.c_char * _PAGE_BYTES).from_buffer(mmap.mmap(fd, _PAGE_BYTES))
 
 
-def _futex_call() -> int | None:
+def _find_futex_call(machine: str) -> int | None:
     """Return the number of the futex call, ``None`` where it is not known."""
     if sys.platform != "linux" or sys.maxsize < 2**32:
         return None
-    return _FUTEX_CALLS.get(_MACHINE)
+    return _FUTEX_CALLS.get(machine)
 
 
 def _library() -> ctypes.CDLL:
@@ -228,8 +227,18 @@ def _library() -> ctypes.CDLL:
     if _libc is None:
         _libc = ctypes.CDLL(None, use_errno=True)
         _libc.syscall.restype = ctypes.c_long
+        # Registers all of them; declared once, so that a call costs a microsecond less.
+        _libc.syscall.argtypes = [
+            ctypes.c_long,
+            ctypes.c_void_p,
+            ctypes.c_long,
+            ctypes.c_long,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_long,
+        ]
     return _libc
 
 
-_MACHINE = os.uname().machine
+_CALL = _find_futex_call(os.uname().machine)
 _libc: ctypes.CDLL | None = None

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 def make_bell(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Bell]]:
     """Make handles on one bell, with futexes and without."""
     if request.param == "poll":
-        monkeypatch.setattr(wakeup, "_MACHINE", "an unknown processor")
+        monkeypatch.setattr(wakeup, "_CALL", None)
     made: list[Bell] = []
 
     def make() -> Bell:
