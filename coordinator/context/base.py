@@ -6,9 +6,9 @@ the fake and the real one cannot drift apart in it.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, Self
 
 from coordinator.config import CHANGES_LIMIT, UPDATE_TRIES
@@ -29,6 +29,8 @@ Make = Callable[[bytes | None], bytes | None]
 _RETRY_PAUSE_S = 0.001
 
 
+#: After a conflict, who updates the key queues up at once for so long, and so many keys are remembered. Arbitrary.
+_CONTENDED_S, _CONTENDED_LIMIT = 1.0, 1000
 #: Far above what a session's id or name may have. Arbitrary.
 _WRITER_LIMIT = 512
 
@@ -49,6 +51,8 @@ class ContextBase(ABC):
         self.adopt(writer)
         self.closed = False
         self._functions: dict[str, MergeFunction] = {}
+        #: Keys that others updated at the same time, and until when that is remembered.
+        self._contended: dict[str, float] = {}
 
     # writing
 
@@ -84,12 +88,17 @@ class ContextBase(ABC):
             if rule is None:
                 raise InvalidInput(f"no merge rule covers {key!r}", hint="set one with set_rule, or give a function")
             return self._bring_in(key, rule, delta, tries)
+        if rule is None and self._contended.get(key, 0.0) > time.monotonic():
+            return self._try_in_turn(key, lambda met: fn(_value(met)), tries)
         base = self.get(key)
         mine = fn(_value(base))
         version = base.version if base else 0
         try:
             return self.put(key, mine, expected_version=version)
         except VersionConflict:
+            if len(self._contended) >= _CONTENDED_LIMIT:
+                self._contended = {}
+            self._contended[key] = time.monotonic() + _CONTENDED_S
             if tries <= 1:
                 raise
 
@@ -140,11 +149,6 @@ class ContextBase(ABC):
         """Read, make, compare-and-swap up to ``tries`` times, in turn with others who try again, so that few meet twice."""
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # 30 ms, for conflicts only
 
-        def try_once() -> Entry:
-            with self._turn(key):
-                met = self.get(key)
-                return self.put(key, make(met), expected_version=met.version if met else 0)
-
         policy = Retrying(
             stop=stop_after_attempt(tries),
             wait=wait_random(0, _RETRY_PAUSE_S),
@@ -152,7 +156,7 @@ class ContextBase(ABC):
             reraise=True,
         )
         try:
-            return policy(try_once)
+            return policy(lambda: self._swap_in_turn(key, make))
         except _NotMergeable as error:
             raise error.conflict from error.__cause__
 
@@ -257,9 +261,13 @@ class ContextBase(ABC):
     @abstractmethod
     def _store_rule(self, prefix: str, name: str) -> None: ...
 
-    def _turn(self, key: str) -> AbstractContextManager[object]:
-        """Queue up with others who retry on this key's shard; a courtesy, not a lock."""
-        return nullcontext()
+    def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
+        """Commit what ``make`` makes of the newest version of ``key``, in turn with others who do so.
+
+        The version that ``make`` gets need not be durable yet: what is made of it becomes so only together with it.
+        """
+        met = self.get(key)
+        return self.put(key, make(met), expected_version=met.version if met else 0)
 
     @abstractmethod
     def get(self, key: str) -> Entry | None:

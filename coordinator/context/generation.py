@@ -15,7 +15,7 @@ from pathlib import Path
 
 from coordinator.config import CHANGES_LIMIT_BYTES, HISTORY_LIMIT
 from coordinator.context import log
-from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Header, Placed, Record
+from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Placed, Record
 from coordinator.context.control import State
 from coordinator.context.log import Scan
 from coordinator.context.table import Lookup, Slot, TableVoid, make_tag, may_be_below

@@ -2,8 +2,8 @@
 
 A log of records, a table that leads from a key to its newest record, and a control page that says how far the log is written
 and how far it is durable. Readers take no lock: they load what is published and look things up as of that. A writer holds
-the shard lock from comparing the version to indexing the record, and not while it is flushed; ``_commit`` reads as the order
-of its steps, which is the durability argument.
+the shard lock from comparing the version to indexing the record, and not while it is flushed; ``_append_alone`` and ``finish``
+read as the order of its steps, which is the durability argument.
 
 Invariants:
   - nothing above the published state is acknowledged, watched, returned, or a reason to refuse a write
@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from coordinator.config import LOCK_TIMEOUT_S
 from coordinator.context import compaction, log, remake
@@ -37,6 +37,7 @@ from coordinator.context.model import WriterLike
 from coordinator.context.remake import LOG_NAME
 from coordinator.context.replay import count_kept
 from coordinator.context.table import Slot, Table, TableVoid, make_tag, make_word
+from coordinator.context.watch import FLUSH_WORD
 from coordinator.errors import (
     Busy,
     CrewkeepError,
@@ -47,7 +48,7 @@ from coordinator.errors import (
     Superseded,
     VersionConflict,
 )
-from coordinator.system import failpoints, files
+from coordinator.system import failpoints
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.locks import LockFile
@@ -67,6 +68,16 @@ _LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 1 << 14, 1 << 20
 _CURSORS = 64
 
 
+class Pending(NamedTuple):
+    """What was appended, or why it was refused, and the state that has to be durable before anybody is told."""
+
+    records: list[Record]
+    refusal: CrewkeepError | None
+    state: State
+    generation: Generation
+    page: ControlPage
+
+
 class Shard:
     """One shard, open in this process; any number of threads may use it."""
 
@@ -82,7 +93,7 @@ class Shard:
     ) -> None:
         """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself.
 
-        The number of the bell that is ``number + 1`` belongs to the shard.
+        ``bell`` is the whole context's.
         """
         self.directory, self.number, self.header = directory, number, header
         self.path = directory / LOG_NAME
@@ -97,7 +108,7 @@ class Shard:
         #: What was last seen of the log's size and of what is durable, under the shard lock.
         self._size, self._flushed = 0, 0
         self._lock = LockFile(directory / LOCK_NAME)
-        self.flush = GroupFlush(directory, bell, number + 1, timeout_s=lock_timeout_s)
+        self.flush = GroupFlush(directory, bell, FLUSH_WORD + number, timeout_s=lock_timeout_s)
         self._opening = threading.Lock()
         self._cursors: dict[tuple[int, int, int], Scan] = {}
         _SHARDS.add(self)
@@ -219,18 +230,18 @@ class Shard:
                 self._wait_durable(_make_ticket(state), generation, page)
             yield
 
-    def write(
+    def begin(
         self,
         key: str,
         make: Callable[[Record | None], bytes | None],
         *,
         expected_version: int | None,
         writer: WriterLike | None,
-    ) -> Record:
-        """Commit the next version of a key: what ``make`` returns for the entry it met, a tombstone for ``None``.
+    ) -> Pending:
+        """Append the next version of a key: what ``make`` returns for the entry it met, a tombstone for ``None``.
 
-        ``make`` runs under the shard lock and must be quick. ``expected_version=None`` takes any version.
-        Raises ``VersionConflict``, ``Superseded``, ``Busy``, ``StorageError`` or ``Damaged``; then nothing was written.
+        ``make`` runs under the shard lock and must be quick. ``expected_version=None`` takes any version. ``finish`` makes
+        it a commit, or raises what it was refused for. Raises ``Busy``, ``StorageError`` or ``Damaged``; then nothing was written.
         """
 
         tag = make_tag(key)
@@ -266,9 +277,30 @@ class Shard:
             proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
             return [proof, record], slot, newest
 
-        record = self._commit(decide)
-        assert record is not None, "a write is decided on or refused"
-        return record
+        return self._append_alone(decide)
+
+    def finish(self, pending: Pending) -> Record:
+        """Return the record once it is durable and visible to everybody.
+
+        Raises ``VersionConflict``, ``Superseded`` or ``NotFound`` if it was refused, once what it was refused for is durable;
+        ``StorageError`` if it could not be made durable. Then nothing was written.
+        """
+        if pending.generation.header.durable:
+            self._wait_durable(_make_ticket(pending.state), pending.generation, pending.page)
+        if pending.refusal is not None:
+            raise pending.refusal
+        self._compact_if_due(pending.state)
+        return pending.records[-1]
+
+    def find_written(self, key: str) -> Record | None:
+        """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
+
+        def find(generation: Generation, state: State) -> Record | None:
+            written = self._page.read_written() if self._page is not None else None
+            placed = generation.find_newest(key, written if written is not None and written[:2] == state[:2] else state)
+            return None if placed is None else placed.record
+
+        return self._ask(find)
 
     def fence(self, session: str, epoch: int) -> None:
         """Refuse writes of ``session`` below ``epoch`` from now on."""
@@ -290,7 +322,12 @@ class Shard:
 
         self._commit(decide)
 
-    def _commit(self, decide: Callable[[Generation, State], Decision]) -> Record | None:
+    def _commit(self, decide: Callable[[Generation, State], Decision]) -> None:
+        pending = self._append_alone(decide)
+        if pending.records:
+            self.finish(pending)
+
+    def _append_alone(self, decide: Callable[[Generation, State], Decision]) -> Pending:
         refusal: CrewkeepError | None = None
         records: list[Record] = []
         page = self._acquire()  # 1. nobody else writes here
@@ -308,15 +345,10 @@ class Shard:
                 self._index(page, table, state, after, records[-1], position)  # 6. the table leads to it
                 state = after
             if not generation.header.durable:
-                page.publish(state)  # 7. visible to everybody
+                page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
         finally:
             self._lock.release()
-        if generation.header.durable:
-            self._wait_durable(_make_ticket(state), generation, page)  # 7. durable, then visible to everybody
-        if refusal is not None:
-            raise refusal  # what it was refused for is durable as well
-        self._compact_if_due(state)
-        return records[-1] if records else None
+        return Pending(records, refusal, state, generation, page)
 
     @contextmanager
     def alone(self) -> Iterator[ControlPage]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
@@ -19,13 +19,13 @@ from coordinator.context.codec import Record
 from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
-from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, WriterLike
-from coordinator.context.shard import TURN_NAME, Shard
+from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
+from coordinator.context.shard import TURN_NAME, Pending, Shard
 from coordinator.context.table import TableVoid
-from coordinator.context.values import decode_value
-from coordinator.context.watch import find_word, list_words
-from coordinator.errors import Busy, CrewkeepError, Damaged, InvalidInput
-from coordinator.system import locks
+from coordinator.context.turn import Turn
+from coordinator.context.values import decode_value, encode_value
+from coordinator.context.watch import TURN_WORD, find_word, list_words
+from coordinator.errors import CrewkeepError, Damaged, InvalidInput
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import WORDS, Bell
 
@@ -60,6 +60,7 @@ class SharedContext(ContextBase):
             )
             for number in range(header.shard_count)
         ]
+        self._turns = [Turn(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number) for shard in self._shards]
         _CONTEXTS.add(self)
 
     @classmethod
@@ -94,14 +95,36 @@ class SharedContext(ContextBase):
         return cls(path, found, writer, lock_timeout_s, clock)
 
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
-        record = self._shard(key).write(
+        shard = self._shard(key)
+        return self._finish(shard, self._begin(shard, key, make, expected_version))
+
+    def _begin(self, shard: Shard, key: str, make: Make, expected_version: int | None) -> Pending:
+        return shard.begin(
             key,
             lambda met: make(None if met is None else met.value),
             expected_version=expected_version,
             writer=self.writer,
         )
-        self._bell.ring(*list_words(key))
+
+    def _finish(self, shard: Shard, pending: Pending) -> Entry:
+        record = shard.finish(pending)
+        self._bell.ring(*list_words(record.key))
         return _to_entry(record)
+
+    def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
+        # The turn is over once the next one can build on what we appended; flushing it they can do together with us.
+        shard = self._shard(key)
+        turn = self._turns[shard.number]
+        is_ours = turn.acquire(min(_TURN_TIMEOUT_S, self._lock_timeout_s))
+        try:
+            record = shard.find_written(key)
+            met = None if record is None or record.deleted else _to_entry(record)
+            data = encode_value(make(met))
+            pending = self._begin(shard, key, lambda _: data, met.version if met else 0)
+        finally:
+            if is_ours:
+                turn.release()
+        return self._finish(shard, pending)
 
     def get(self, key: str) -> Entry | None:
         key = check_key(key)
@@ -224,17 +247,6 @@ class SharedContext(ContextBase):
     def _shard(self, key: str) -> Shard:
         self._check_open()
         return self._shards[find_shard(key, len(self._shards))]
-
-    @contextmanager
-    def _turn(self, key: str) -> Iterator[None]:
-        shard = self._shard(key)
-        with ExitStack() as stack:
-            try:
-                deadline_s = min(_TURN_TIMEOUT_S, self._lock_timeout_s)
-                stack.enter_context(locks.locked(shard.directory / TURN_NAME, timeout_s=deadline_s))
-            except Busy:
-                pass  # whoever has the turn does not go on; then without
-            yield
 
 
 _CONTEXTS: weakref.WeakSet[SharedContext] = weakref.WeakSet()

@@ -20,8 +20,9 @@ from coordinator.system.wakeup import WORDS
 _LONGEST_SLEEP_S = 0.5
 
 
-#: The first numbers of a bell are for everybody and for the shards; the rest is for directories, by hash.
-_FIRST_WORD = 128
+#: The first number of a bell is for everybody; then each shard has one for its flushes, and one for its turns; the rest is
+#: for directories, by hash.
+FLUSH_WORD, TURN_WORD, _FIRST_WORD = 1, 65, 129
 #: Deeper directories have no number of their own. Arbitrary.
 _DEEPEST = 6
 

@@ -396,7 +396,6 @@ def test_a_watcher_over_compactions_misses_nothing_or_is_told(tmp_path: Path, sm
 
 
 def test_what_a_newer_program_wrote_is_left_as_it_is(tmp_path: Path, small_compaction: None) -> None:
-    from coordinator.context import codec
 
     with SharedContext.open(tmp_path / "context", shards=1) as context:
         shard: Shard = context._shards[0]
