@@ -18,13 +18,13 @@ from coordinator.context.generation import Generation
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
-from coordinator.system.wakeup import Bell
+from coordinator.system.wakeup import EVERYBODY, Bell
 
 #: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
 LEAD_NAMES = ("lead-0", "lead-1")
 PUBLISH_NAME = "publish"
 #: A leader that died is replaced after so long.
-_LEADER_TIMEOUT_S = 0.002
+_LEADER_TIMEOUT_S = 0.025
 
 
 class Ticket(NamedTuple):
@@ -84,7 +84,7 @@ class GroupFlush:
             self.give_up(page)
             raise FlushFailed from error
         is_published = self._publish(page, written)
-        self._bell.ring(self._word)
+        self._bell.wake(self._word, EVERYBODY)
         return is_published and written.end >= ticket.end
 
     def _publish(self, page: ControlPage, state: State) -> bool:
@@ -105,7 +105,7 @@ class GroupFlush:
             page.settle(state)
             page.publish(state)
             page.set_suspect(False)
-        self._bell.ring(self._word)
+        self._bell.wake(self._word, EVERYBODY)
 
     def give_up(self, page: ControlPage) -> None:
         """Keep everybody from publishing what was not flushed."""

@@ -37,7 +37,8 @@ from coordinator.context.model import WriterLike
 from coordinator.context.remake import LOG_NAME
 from coordinator.context.replay import count_kept
 from coordinator.context.table import Slot, Table, TableVoid, make_tag, make_word
-from coordinator.context.watch import FLUSH_WORD
+from coordinator.context.queue import QueuedLock
+from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
 from coordinator.errors import (
     Busy,
     CrewkeepError,
@@ -51,7 +52,6 @@ from coordinator.errors import (
 from coordinator.system import failpoints
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.lock_holders import find_lock_holders
-from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import Bell
 
 _T = TypeVar("_T")
@@ -107,7 +107,7 @@ class Shard:
         self._not_before_bytes = 0
         #: What was last seen of the log's size and of what is durable, under the shard lock.
         self._size, self._flushed = 0, 0
-        self._lock = LockFile(directory / LOCK_NAME)
+        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
         self.flush = GroupFlush(directory, bell, FLUSH_WORD + number, timeout_s=lock_timeout_s)
         self._opening = threading.Lock()
         self._cursors: dict[tuple[int, int, int], Scan] = {}
@@ -241,7 +241,7 @@ class Shard:
         """Append the next version of a key: what ``make`` returns for the entry it met, a tombstone for ``None``.
 
         ``make`` runs under the shard lock and must be quick. ``expected_version=None`` takes any version. ``finish`` makes
-        it a commit, or raises what it was refused for. Raises ``Busy``, ``StorageError`` or ``Damaged``; then nothing was written.
+        it a commit, or raises what it was refused for. Raises ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
         """
 
         tag = make_tag(key)

@@ -20,9 +20,9 @@ from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
+from coordinator.context.queue import QueuedLock
 from coordinator.context.shard import TURN_NAME, Pending, Shard
 from coordinator.context.table import TableVoid
-from coordinator.context.turn import Turn
 from coordinator.context.values import decode_value, encode_value
 from coordinator.context.watch import TURN_WORD, find_word, list_words
 from coordinator.errors import CrewkeepError, Damaged, InvalidInput
@@ -60,7 +60,7 @@ class SharedContext(ContextBase):
             )
             for number in range(header.shard_count)
         ]
-        self._turns = [Turn(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number) for shard in self._shards]
+        self._turns = [QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards]
         _CONTEXTS.add(self)
 
     @classmethod
@@ -147,17 +147,17 @@ class SharedContext(ContextBase):
             found = self._look_at_once()
             entries: list[Entry] = []
             try:
-                for shard, (generation, state) in zip(self._shards, found, strict=True):
+                for generation, state in found:
                     entries.extend(map(_to_entry, generation.iter_newest(prefix, state)))
             except TableVoid:
-                shard.forget(generation)
+                self._shards[generation.header.shard].forget(generation)
                 continue
             entries.sort(key=lambda entry: entry.key)
             return Snapshot(entries, {number: state.revision for number, (_, state) in enumerate(found)})
         raise Damaged(
-            f"the index of {shard.directory} leads nowhere, however often it is made anew",
+            f"an index in {self.directory} leads nowhere, however often it is made anew",
             hint="run `crewkeep context check`",
-            path=str(shard.directory),
+            path=str(self.directory),
             reason="wrong-order",
         )
 

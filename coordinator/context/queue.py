@@ -1,0 +1,42 @@
+"""A queue before a lock: who waits sleeps, the one that has waited longest is woken first, and nobody polls.
+
+The lock is the kernel's and goes away with its holder; the queue is one number of the context's bell. A sleeper that was
+woken and died before it took the lock is noticed after a moment.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from coordinator.system.locks import LockFile
+from coordinator.system.wakeup import Bell
+
+_LONGEST_SLEEP_S = 0.01
+
+
+class QueuedLock:
+    """A lock file with a queue. Any thread may use it, one holds it."""
+
+    def __init__(self, path: Path, bell: Bell, word: int, *, may_go: bool = True) -> None:
+        """``word`` is the number of the bell that belongs to this queue alone; ``may_go`` as for ``LockFile``."""
+        self._lock, self._bell, self._word = LockFile(path, may_go=may_go), bell, word
+
+    def acquire(self, timeout_s: float) -> bool:
+        """Take the lock; tell whether it came within ``timeout_s``. Raises ``StorageError``."""
+        if self._lock.acquire(0):
+            return True
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            seen = self._bell.value(self._word)
+            if self._lock.acquire(0):
+                return True
+            rest_s = deadline_s - time.monotonic()
+            if rest_s <= 0:
+                return False
+            self._bell.wait(seen, min(rest_s, _LONGEST_SLEEP_S), self._word)
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        self._lock.release()
+        self._bell.wake(self._word, 1)
