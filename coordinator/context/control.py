@@ -32,8 +32,16 @@ _BINDING = struct.Struct("<8s8s")
 #: The fields of ``State``, then its checksum.
 _STATE, _CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
 _STATE_BYTES = _STATE.size + _CHECKSUM.size
-_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT = 64, 128, 192, 256, 264
-_READ_BYTES = 272
+_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT = (
+    64,
+    128,
+    192,
+    256,
+    264,
+    272,
+)
+_FLUSHING = struct.Struct("<QQQ")
+_READ_BYTES = _FLUSHING_AT + _FLUSHING.size
 _FLAG, _NO_FLAG = struct.Struct("<Q"), bytes(8)
 #: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
@@ -69,12 +77,21 @@ class Page(NamedTuple):
     is_suspect: bool
 
 
+class Flushing(NamedTuple):
+    """Which flush began last, and how far it and the one before it reach. A hint only: whom to wait for."""
+
+    number: int
+    end: int
+    end_before: int
+
+
 class Progress(NamedTuple):
     """How far a log is; ``None`` where that is not known. ``is_suspect`` as in ``Page``."""
 
     published: State | None
     written: State | None
     is_suspect: bool
+    flushing: Flushing
 
 
 class ControlPage:
@@ -139,8 +156,11 @@ class ControlPage:
             written = self._decode(data[_WRITTEN_AT - _PUBLISHED_AT : _WRITTEN_AT - _PUBLISHED_AT + _STATE_BYTES])
             if published is not None and written is not None:
                 break
+        if len(data) < _READ_BYTES - _PUBLISHED_AT:
+            return Progress(None, None, False, Flushing(0, 0, 0))
         at = _SUSPECT_AT - _PUBLISHED_AT
-        return Progress(published, written, data[at : at + 8] == self._boot)
+        flushing = Flushing(*_FLUSHING.unpack_from(data, _FLUSHING_AT - _PUBLISHED_AT))
+        return Progress(published, written, data[at : at + 8] == self._boot, flushing)
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
@@ -168,6 +188,10 @@ class ControlPage:
         It holds for this boot only: after the next one, what can be read was on the disk.
         """
         self._write(self._boot if is_suspect else bytes(8), _SUSPECT_AT)
+
+    def set_flushing(self, flushing: Flushing) -> None:
+        """Tell those who wait which flush has begun."""
+        self._write(_FLUSHING.pack(*flushing), _FLUSHING_AT)
 
     def begin_anew(self, state: State) -> None:
         """Let this be the page of a log that nobody has written to yet."""

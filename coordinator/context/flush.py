@@ -1,8 +1,8 @@
 """Group commit: one flush makes every record durable that stands in the log by then, whoever wrote it.
 
 A writer whose record is in the log waits here, without the shard lock. Whoever finds a free place to lead flushes the log
-up to what is written, publishes that, and wakes the others; most find their record published by somebody else's flush.
-A leader that dies is replaced after a moment.
+up to what is written, publishes that, and wakes those whose records were in it and one of the others, to lead the next flush;
+most find their record published by somebody else's. A leader that dies is replaced after a moment.
 
 A flush that fails is never tried again: the kernel may have dropped the bytes and would report success. What is written
 above the published state is suspect from then on: nobody publishes it, and whoever takes the shard lock next gives it up.
@@ -13,16 +13,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.context.control import ControlPage, Progress, State
+from coordinator.context.control import ControlPage, Flushing, Progress, State
 from coordinator.context.generation import Generation
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import EVERYBODY, Bell
 
-#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
+#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes; and where the leader
+#: of one was stopped, others still lead.
 LEAD_NAMES = ("lead-0", "lead-1")
 PUBLISH_NAME = "publish"
+#: More than there are flushes under way.
+FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
 _LEADER_TIMEOUT_S = 0.025
 
@@ -49,7 +52,7 @@ class GroupFlush:
     """The flushing of one shard by this process. Any thread may wait."""
 
     def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
-        """``word`` is the number of the bell that is rung for this shard's publications."""
+        """``word`` is the first of the ``FLUSH_WORDS`` numbers of the bell that are the shard's: flushes take them in turn."""
         self._leads = [LockFile(directory / name, may_go=False) for name in LEAD_NAMES]
         self._publication = LockFile(directory / PUBLISH_NAME)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
@@ -60,23 +63,31 @@ class GroupFlush:
             lead = next((lead for lead in self._leads if lead.acquire(0)), None)
             if lead is not None:
                 try:
-                    if self._flush(ticket, generation, page):
-                        return
+                    is_done, number = self._flush(ticket, generation, page)
                 finally:
                     lead.release()
-            seen = self._bell.value(self._word)
+                if number:
+                    self._bell.wake(self._word_of(number + 1), 1)  # one of those whom the next flush serves, to lead it
+                if is_done:
+                    return
+            seen = self._bell.values(self._word, FLUSH_WORDS)
+            progress = page.read_progress()
+            if _is_done(ticket, progress):
+                return
+            word = self._word_of(_find_flush(ticket, progress.flushing))
+            self._bell.wait(seen[word - self._word], _LEADER_TIMEOUT_S, word)
             if _is_done(ticket, page.read_progress()):
                 return
-            self._bell.wait(seen, _LEADER_TIMEOUT_S, self._word)
 
-    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage) -> bool:
-        """Flush what is written and publish it; tell whether the ticket's record is among it."""
+    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage) -> tuple[bool, int]:
+        """Flush what is written and publish it; tell whether the record is among it, and the number of the flush."""
         progress = page.read_progress()  # before the flush: what comes later may not be in it
         if _is_done(ticket, progress):
-            return True
-        written = progress.written
+            return True, 0
+        written, last = progress.written, progress.flushing
         if written is None or written.generation != generation.header.generation:
-            return False  # the log is being replaced
+            return False, 0  # the log is being replaced
+        page.set_flushing(Flushing(last.number + 1, written.end, last.end))
         try:
             failpoints.hit("shard.flush")
             files.sync_data(generation.fd)
@@ -84,8 +95,11 @@ class GroupFlush:
             self.give_up(page)
             raise FlushFailed from error
         is_published = self._publish(page, written)
-        self._bell.wake(self._word, EVERYBODY)
-        return is_published and written.end >= ticket.end
+        self._bell.wake(self._word_of(last.number + 1), EVERYBODY)
+        return is_published and written.end >= ticket.end, last.number + 1
+
+    def _word_of(self, number: int) -> int:
+        return self._word + number % FLUSH_WORDS
 
     def _publish(self, page: ControlPage, state: State) -> bool:
         """Let everybody see what was flushed; tell whether it holds. It does not if the log was cut or replaced meanwhile."""
@@ -105,7 +119,8 @@ class GroupFlush:
             page.settle(state)
             page.publish(state)
             page.set_suspect(False)
-        self._bell.wake(self._word, EVERYBODY)
+        for number in range(FLUSH_WORDS):
+            self._bell.wake(self._word + number, EVERYBODY)
 
     def give_up(self, page: ControlPage) -> None:
         """Keep everybody from publishing what was not flushed."""
@@ -122,6 +137,13 @@ def _is_done(ticket: Ticket, progress: Progress) -> bool:
     if published is None or published.cuts != ticket.cuts or progress.is_suspect:
         raise Doubt
     return published.generation > ticket.generation or published.end >= ticket.end
+
+
+def _find_flush(ticket: Ticket, flushing: Flushing) -> int:
+    """Return the number of the flush that makes the record durable: one that has begun, or the next one."""
+    if ticket.end <= flushing.end_before:
+        return flushing.number - 1
+    return flushing.number if ticket.end <= flushing.end else flushing.number + 1
 
 
 class _Publishing:

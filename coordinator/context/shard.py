@@ -30,7 +30,7 @@ from coordinator.config import LOCK_TIMEOUT_S
 from coordinator.context import compaction, log, remake
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record, encode_record
 from coordinator.context.control import ControlPage, State
-from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, GroupFlush, Ticket
+from coordinator.context.flush import FLUSH_WORDS, LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, GroupFlush, Ticket
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
@@ -108,7 +108,7 @@ class Shard:
         #: What was last seen of the log's size and of what is durable, under the shard lock.
         self._size, self._flushed = 0, 0
         self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
-        self.flush = GroupFlush(directory, bell, FLUSH_WORD + number, timeout_s=lock_timeout_s)
+        self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
         self._opening = threading.Lock()
         self._cursors: dict[tuple[int, int, int], Scan] = {}
         _SHARDS.add(self)

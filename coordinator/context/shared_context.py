@@ -60,7 +60,9 @@ class SharedContext(ContextBase):
             )
             for number in range(header.shard_count)
         ]
-        self._turns = [QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards]
+        self._turns = [
+            QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards
+        ]
         _CONTEXTS.add(self)
 
     @classmethod

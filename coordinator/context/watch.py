@@ -20,9 +20,9 @@ from coordinator.system.wakeup import WORDS
 _LONGEST_SLEEP_S = 0.5
 
 
-#: The first number of a bell is for everybody; then each shard has one for its flushes, two for its queues; the rest is for
-#: directories, by hash.
-FLUSH_WORD, TURN_WORD, LOCK_WORD, _FIRST_WORD = 1, 65, 129, 193
+#: The first number of a bell is for everybody; then each of up to 64 shards has four for its flushes and two for its
+#: queues; the rest is for directories, by hash.
+FLUSH_WORD, TURN_WORD, LOCK_WORD, _FIRST_WORD = 1, 257, 321, 385
 #: Deeper directories have no number of their own. Arbitrary.
 _DEEPEST = 6
 
