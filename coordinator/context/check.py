@@ -15,23 +15,22 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import orjson
 
-from coordinator.context import aside, codec, compaction, log, meta
+from coordinator.context import aside, codec, compaction, format1, log, meta, rewrite
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Record
 from coordinator.context.control import ControlPage, State
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.keys import find_shard
-from coordinator.context.log import Scan
+from coordinator.context.log import LOG_NAME, Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
-from coordinator.context.remake import INDEX_NAME, LOG_NAME
 from coordinator.context.replay import Replay
 from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES, Shard
-from coordinator.context.table import Slot, TableVoid, make_word
+from coordinator.context.table import INDEX_NAME, Slot, TableVoid, make_word
 from coordinator.errors import Damaged, StorageError
 from coordinator.system import files
 from coordinator.system.wakeup import Bell
@@ -141,7 +140,7 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
             return dataclasses.replace(finding, message=message, repaired=True)
         header, records, lost = _salvage(shard, page, path)
         kept = aside.link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
-        compaction.write_generation(path, header, _iter_repaired(records, standing))
+        rewrite.write_generation(path, header, _iter_repaired(records, standing))
         page.void()
         shard.prepare(page)
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
@@ -166,7 +165,12 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
             found = codec.decode_header(log.read_at(fd, 0, HEADER_BYTES, path))
             if isinstance(found, Header) and found.context_id == header.context_id and found.shard == header.shard:
                 header = found
-            records = list(_iter_whole(fd, header, path))
+            records = list(
+                _iter_whole((placed.record for placed in log.find_whole_records(fd, header, HEADER_BYTES, path)), header)
+            )
+            if not records:  # none, or all of the first format
+                older = [record for *_, record in format1.find_records(fd, header, path)]
+                records = list(_iter_whole(format1.iter_upgraded(older), header))
             if published is not None and isinstance(found, Header):
                 kept = sum(record.kind == ENTRY and record.revision > header.floor for record in records)
                 lost = published.revision - header.floor - kept
@@ -174,14 +178,14 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
             os.close(fd)
     highest = max((record.revision for record in records), default=0)
     floor = max(header.floor, highest, published.revision) if published is not None else highest + _UNKNOWN_LOSS
-    return dataclasses.replace(header, generation=max(header.generation, generation) + 1, floor=floor), records, lost
+    generation = max(header.generation, generation) + 1
+    return dataclasses.replace(header, format=codec.LOG_FORMAT, generation=generation, floor=floor), records, lost
 
 
-def _iter_whole(fd: int, header: Header, path: Path) -> Iterator[Record]:
-    """Yield the records that prove themselves and stand in order, whatever stands between them."""
+def _iter_whole(records: Iterable[Record], header: Header) -> Iterator[Record]:
+    """Yield the records that stand in order, whatever stood between them."""
     revision, versions = 0, dict[str, int]()
-    for placed in log.find_whole_records(fd, header, HEADER_BYTES, path):
-        record = placed.record
+    for record in records:
         if _judge_record(record, header) is not None:
             continue
         if record.kind == ENTRY:

@@ -15,6 +15,7 @@ from coordinator.context.codec import HEADER_BYTES, RECORD_BYTES, Header, Placed
 from coordinator.errors import Damaged, FormatTooNew, StorageError
 from coordinator.system import failpoints, files
 
+LOG_NAME = "log"
 _CHUNK_BYTES = 1 << 18
 #: One read is enough for a record up to this size. Most are smaller.
 _FIRST_READ_BYTES = 2048

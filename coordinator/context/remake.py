@@ -10,19 +10,17 @@ import errno
 import os
 from pathlib import Path
 
-from coordinator.context import log
+from coordinator.context import format1, log
 from coordinator.context.aside import set_aside
 from coordinator.context.codec import Header, Placed
 from coordinator.context.control import ControlPage, Page, State
 from coordinator.context.flush import GroupFlush
 from coordinator.context.generation import Generation
-from coordinator.context.log import Scan, damaged
+from coordinator.context.log import LOG_NAME, Scan, damaged
 from coordinator.context.replay import Replay
-from coordinator.context.table import Table
+from coordinator.context.table import INDEX_NAME, Table
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, files
-
-LOG_NAME, INDEX_NAME = "log", "index"
 
 
 def open_generation(path: Path, wanted: Header) -> Generation:
@@ -47,6 +45,9 @@ def remake(path: Path, wanted: Header, page: ControlPage, flush: GroupFlush, *, 
     generation = open_generation(path, wanted)
     if not generation.is_writable:
         raise read_only(path)
+    if generation.header.format == format1.FORMAT:
+        format1.upgrade(path, page.path)
+        generation = open_generation(path, wanted)
     known = page.read_all()
     replay, last, reason = replay_log(generation, page, known)  # 1. what proves itself
     state = replay.state(generation.header.generation, _next_cuts(known), last)
@@ -66,6 +67,8 @@ def remake(path: Path, wanted: Header, page: ControlPage, flush: GroupFlush, *, 
 def read_frozen(path: Path, wanted: Header, page: ControlPage) -> tuple[Generation, State]:
     """Read a log on a file system that is read-only: nobody writes, so nothing needs the lock or can be published."""
     generation = open_generation(path, wanted)
+    if generation.header.format == format1.FORMAT:
+        raise read_only(path)  # it has to be brought to today's format first
     known = page.read_all()
     replay, last, _ = replay_log(generation, page, known)
     generation.use(replay.table, -2)

@@ -32,12 +32,11 @@ from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, H
 from coordinator.context.control import ControlPage, State
 from coordinator.context.flush import FLUSH_WORDS, LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, GroupFlush, Ticket
 from coordinator.context.generation import Generation, Standing
-from coordinator.context.log import Scan, damaged
+from coordinator.context.log import LOG_NAME, Scan, damaged
 from coordinator.context.model import WriterLike
-from coordinator.context.remake import LOG_NAME
-from coordinator.context.replay import count_kept
-from coordinator.context.table import Slot, Table, TableVoid, make_tag, make_word
 from coordinator.context.queue import QueuedLock
+from coordinator.context.replay import count_kept
+from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid, make_tag, make_word
 from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
 from coordinator.errors import (
     Busy,
@@ -210,7 +209,7 @@ class Shard:
                 return question(generation, state)
             except TableVoid:
                 self.forget(generation)
-        raise damaged(self.directory / remake.INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
+        raise damaged(self.directory / INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
 
     def forget(self, generation: Generation) -> None:
         """Have the table of a generation made anew, unless somebody did so meanwhile."""

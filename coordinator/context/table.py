@@ -28,6 +28,7 @@ from coordinator.digests import blake2b
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, files
 
+INDEX_NAME = "index"
 _MAGIC = b"CKEEPIX2"
 #: magic, context id, generation, cuts, shard
 _HEAD = struct.Struct("<8s16sQQI")
