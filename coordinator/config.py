@@ -86,6 +86,10 @@ UPDATE_TRIES = 4  # the first and three retries
 LOCK_TIMEOUT_S = 10.0
 #: Starting an agent and seeing it run.
 START_TIMEOUT_S = 20.0
+#: What the disk or a lock was in the way of is tried again after a pause that doubles from the first to the second. The
+#: longest is also how long a user who made room may have to wait. Arbitrary.
+TRY_AGAIN_S = 1.0
+TRY_AGAIN_LIMIT_S = 30.0
 CHECKPOINTS_KEPT = 10
 #: A transcript larger than this is not copied into checkpoints. Arbitrary: a long day of an agent is a tenth of it.
 TRANSCRIPT_LIMIT_BYTES = 256 << 20

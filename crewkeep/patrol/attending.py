@@ -26,13 +26,12 @@ from crewkeep.session_settings import settings_of
 from recovery import brake
 from recovery.brake import EndCause, Ended
 from recovery.fruit import has_borne_fruit
+from recovery.outcome import Result
 from recovery.restore import RestoredState, recover_session
 from recovery.starter import start_keeper
 
 #: Somebody else is at work on it, or it is just being started: look again then.
 _LOOK_AGAIN_S = 1.0
-#: Something failed that may pass (a full disk, a held lock): look again then.
-_TRY_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +42,8 @@ class Attention:
     did: str = ""
     #: Wall-clock time of the next look; ``None`` if none is needed.
     again_at: float | None = None
+    #: Something was in the way that may pass (a full disk, a held lock): the next look is after a pause that grows.
+    failed: bool = False
 
 
 NOTHING = Attention()
@@ -66,7 +67,7 @@ def attend(
     except Conflict as error:
         return Attention(did=f"it changed meanwhile: {error}", again_at=clock.wall_s() + _LOOK_AGAIN_S)
     except (CrewkeepError, OSError) as error:
-        return Attention(did=f"failed: {error}", again_at=clock.wall_s() + _TRY_AGAIN_S)
+        return Attention(did=f"failed: {error}", failed=True)
 
 
 def _attend(
@@ -173,5 +174,7 @@ def _recover(
         clock=clock,
         settings=settings,
     )
+    if outcome.outcome in (Result.REFUSED, Result.FAILED):
+        return Attention(did=f"recovery {outcome.outcome}: {outcome.reason}", failed=True)
     say(f"{record.name} ({record.id}): {outcome}")
     return Attention(did=f"recovered: {outcome.outcome}", again_at=clock.wall_s() + _LOOK_AGAIN_S)

@@ -24,6 +24,7 @@ from crewkeep.loop import Loop, Timer
 from crewkeep.patrol.attending import Attention, attend
 from crewkeep.patrol.records import Records
 from crewkeep.patrol.roster import Roster, Watched
+from crewkeep.pauses import GrowingPause
 from crewkeep.process_log import say, say_error
 
 #: Recoveries at a time. A start is Python's own start-up, which is work for a core; more would only slow each other down.
@@ -46,6 +47,8 @@ class Patrol:
         self._look_timer: Timer | None = None
         self._idle_since_s: float | None = None
         self._last_said: dict[str, str] = {}
+        #: Sessions that something was in the way of at the last look, and how long that look's successor waits.
+        self._retries: dict[str, GrowingPause] = {}
         self._threads = [
             threading.Thread(target=self._attend_all, name=f"attend-{number}", daemon=True) for number in range(_THREADS)
         ]
@@ -84,18 +87,23 @@ class Patrol:
                 )
             except Exception as error:  # noqa: BLE001 - the edge of a thread: one session's trouble must not end the watch
                 say_error(f"attending to {session_id}", error)
-                attention = Attention(again_at=self._clock.wall_s() + START_TIMEOUT_S)
+                attention = Attention(failed=True)
             self._loop.call_from_thread(functools.partial(self._on_attended, session_id, attention))
 
     def _on_attended(self, session_id: str, attention: Attention) -> None:
         noticed_at = self._busy.pop(session_id)
+        again_at = attention.again_at
+        if attention.failed:
+            again_at = self._clock.wall_s() + self._retries.setdefault(session_id, GrowingPause()).fail()
+        else:
+            self._retries.pop(session_id, None)
         if attention.did and self._last_said.get(session_id) != attention.did:
             say(f"{session_id}: {attention.did}")
         self._last_said[session_id] = attention.did
         if noticed_at is not None:
             self._hand_over(session_id, noticed_at)
-        elif attention.again_at is not None:
-            heapq.heappush(self._looks, (attention.again_at, session_id))
+        elif again_at is not None:
+            heapq.heappush(self._looks, (again_at, session_id))
             self._set_look_timer()
 
     def _set_look_timer(self) -> None:
@@ -114,7 +122,7 @@ class Patrol:
     def _sweep(self) -> None:
         """Look at every live record, for what nobody registered and what no death tells; leave when nothing is left."""
         live = self._records.list_live()
-        self._forget_looks({record.id for record in live})
+        self._forget_looks({record.id for record in live} | set(self._records.damaged))
         waiting = {session_id for _, session_id in self._looks}
         keeps_us = bool(self._busy or self._looks)
         for record in live:
@@ -146,6 +154,8 @@ class Patrol:
 
     def _forget_looks(self, live: set[str]) -> None:
         """Drop looks at sessions that ended meanwhile, so that nothing keeps the patrol here for them."""
+        for session_id in self._retries.keys() - live:
+            del self._retries[session_id]
         kept = [look for look in self._looks if look[1] in live]
         if len(kept) != len(self._looks):
             heapq.heapify(kept)
@@ -171,6 +181,7 @@ class Patrol:
             "pid": identify_self().pid,
             "watched": sorted(self._roster.watched),
             "busy": sorted(self._busy),
+            "retries": {session_id: pause.now_s for session_id, pause in self._retries.items()},
         }
         if verb == "look":
             self._loop.call_later(0.0, self._sweep_once)
