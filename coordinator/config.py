@@ -121,6 +121,11 @@ PATROL_START_TIMEOUT_S = 10.0
 PATROL_SWEEP_S = 2.0
 #: A patrol with no live session to watch ends after this.
 PATROL_IDLE_S = 2.0
+#: An owner asks the patrol so often whether it is awake.
+PATROL_CHECK_S = 5.0
+#: A patrol that has not answered for so long is ended, so that another can be started. Far beyond what a busy machine makes
+#: it wait; its loop does nothing that takes long.
+PATROL_SILENCE_S = 30.0
 #: A keeper that answers takes no longer; one that does not is stopped or hung.
 KEEPER_ANSWER_S = 2.0
 #: A keeper that lost its epoch exits with this (distinct from every code of the command line).

@@ -176,6 +176,8 @@ class Patrol:
         return settings.hang_policy == "restart" and show_state(self._home, record, settings, self._clock)[0] is State.HUNG
 
     def _answer(self, verb: str) -> dict[str, Any]:
+        if verb == "awake":
+            return {"ok": True}
         answer: dict[str, Any] = {
             "ok": True,
             "pid": identify_self().pid,
