@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from support import cli, wait_until
 
 from coordinator.errors import CrewkeepError
 from coordinator.paths import Home
@@ -136,3 +136,31 @@ def test_a_patrol_that_finds_the_disk_full_tries_again_more_and_more_rarely(
     assert answer["retries"] == {record.id: 4.0}
     assert Registry(home).get(record.id).epoch == 1
     assert home.patrol_log.read_text().count("recovery refused") == 1, "told once, not at each try"
+
+
+@pytest.mark.parametrize("verb", [("kill",), ("stop", "--grace", "1s")])
+def test_a_kill_ends_the_tree_even_if_the_disk_does_not_take_it_at_first(
+    home: Home, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    record = start(home, tmp_path)
+    done = cli(*verb, record.name, home=home, env={"CREWKEEP_FAILPOINTS": "journal.append=ENOSPC@1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    ended = Registry(home).get(record.id)
+    assert (ended.phase, ended.outcome, ended.epoch) == (Phase.ENDED, Outcome.STOPPED, 1)
+    assert "1 process ended, 0 left" in done.stdout
+    check_one_incarnation(home, ended)
+
+
+def test_a_kill_on_a_full_disk_ends_the_tree_and_says_what_is_still_to_do(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREWKEEP_KEEPER_FAILPOINTS", "probe.write=ENOSPC")
+    record = start(home, tmp_path)
+    done = cli("kill", record.name, home=home, env={"CREWKEEP_FAILPOINTS": "journal.append=ENOSPC"})
+    assert done.returncode == 1
+    assert f"{record.name}: 1 processes were ended, but cannot" in done.stderr
+    assert "starts again when there is room" in done.stderr
+    assert scan.find_marked([record.nonce]) == []
+    assert cli("kill", record.name, home=home).returncode == 0
+    ended = Registry(home).get(record.id)
+    assert (ended.phase, ended.outcome, ended.epoch) == (Phase.ENDED, Outcome.STOPPED, 1)
