@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from support import cli, cli_json, wait_until
 
 from coordinator.errors import Damaged
 from coordinator.paths import Home
-from coordinator.sessions.model import SessionRecord
+from coordinator.sessions.model import Phase, SessionRecord
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.system import processes
 
@@ -76,3 +77,40 @@ def test_it_is_listed_by_its_name_and_with_its_processes_before_anybody_mends_it
         record.agent and record.agent.pid,
     )
     assert cli("kill", "auth", home=home).returncode == 0
+
+
+def test_the_patrol_brings_back_a_session_whose_launch_is_damaged(home: Home, record: SessionRecord) -> None:
+    path = damage_launch(home, record)
+    os.kill(record.owner.pid if record.owner else 0, signal.SIGKILL)
+    wait_until(lambda: is_running_at(home, record, 2), what="it to come back")
+    assert Registry(home).get_launch(record.id).argv == ("sleep", "1000")
+    assert any(path.name in name for _, _, names in os.walk(home.quarantine) for name in names), "the damaged file is kept"
+    assert cli("kill", "auth", home=home).returncode == 0
+
+
+def damage_launch(home: Home, record: SessionRecord) -> Path:
+    path = home.session(record.id).launch
+    path.write_text('{"kind": "launch", "format": 1, "digest": "x", "body": []}\n')
+    return path
+
+
+def is_running_at(home: Home, record: SessionRecord, epoch: int) -> bool:
+    now = Registry(home).get(record.id)
+    return now.phase is Phase.RUNNING and now.epoch == epoch
+
+
+def test_a_session_directory_that_is_moved_away_is_not_made_again_and_works_when_it_is_back(home: Home) -> None:
+    settings = {"CREWKEEP_CHECKPOINT_INTERVAL_S": "0.1", "CREWKEEP_HEARTBEAT_INTERVAL_S": "0.1"}
+    talk = ["sh", "-c", "while :; do echo on; sleep 0.05; done"]
+    assert cli("run", "-d", "--name", "talker", "--", *talk, home=home, env=settings).returncode == 0
+    record = Registry(home).find("talker")
+    place = home.session(record.id).path
+    elsewhere = place.with_name("elsewhere")
+    place.rename(elsewhere)
+    log = elsewhere / "keeper.log"
+    wait_until(lambda: log.read_text().count("taking a checkpoint") >= 3, what="checkpoints that fail")
+    assert not place.exists()
+    elsewhere.rename(place)
+    assert cli("checkpoint", "talker", home=home).returncode == 0
+    assert Registry(home).get(record.id).epoch == 1
+    assert cli("kill", "talker", home=home).returncode == 0
