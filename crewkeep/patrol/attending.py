@@ -22,7 +22,7 @@ from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import identify_self, observe
 from crewkeep.ending import end_what_is_left
 from crewkeep.process_log import say
-from crewkeep.session_settings import settings_of
+from crewkeep.session_settings import find_settings
 from recovery import brake
 from recovery.brake import EndCause, Ended
 from recovery.fruit import has_borne_fruit
@@ -82,7 +82,7 @@ def _attend(
         record = rebuilt
     if record.phase in (Phase.ENDED, Phase.PARKED):
         return NOTHING
-    settings = settings_of(registry.get_launch(session_id))
+    settings = find_settings(registry, session_id)
     now_s = clock.wall_s()
     restarts_hung = settings.hang_policy == "restart"
     hung = restarts_hung and record.phase is Phase.RUNNING and show_state(home, record, settings, clock)[0] is State.HUNG
@@ -157,7 +157,7 @@ def _describe_end(home: Home, record: SessionRecord, hung: bool) -> Ended:
 def _recover(
     home: Home, registry: Registry, record: SessionRecord, secrets: Mapping[str, str], hung: bool, clock: Clock
 ) -> Attention:
-    settings = settings_of(registry.get_launch(record.id))
+    settings = find_settings(registry, record.id)
 
     def start(raised: SessionRecord, launch: LaunchSpec, restored: RestoredState) -> SessionRecord:
         return start_keeper(home, raised, secrets, settings)
