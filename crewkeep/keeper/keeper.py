@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coordinator.config import EXIT_SUPERSEDED, KEEPER_ANSWER_S, SHUTDOWN_TIMEOUT_S, Settings
-from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, StartFailed, Superseded
+from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, NotFound, StartFailed, Superseded
 from coordinator.paths import Home
 from coordinator.services.features import Features
 from coordinator.sessions.heartbeat import Progress
@@ -284,6 +284,8 @@ class Keeper:
             self._carry_out(decision, ended, status)
         except Conflict:
             raise
+        except NotFound as error:
+            self._leave_without_record(last, error)
         except (CrewkeepError, OSError) as error:
             say_error("acting on the agent's end", error, whole=False)
             self._loop.call_later(
@@ -340,7 +342,7 @@ class Keeper:
             epochs = f"epoch {outcome.from_epoch} -> {outcome.to_epoch}"
             say(f"recovery: {outcome.outcome}, {epochs} in {outcome.duration_ms} ms; {outcome.reason or 'nothing else to tell'}")
             known = self._registry.get(self._record.id)
-        except Conflict:
+        except (Conflict, NotFound):
             raise
         except (CrewkeepError, OSError) as error:
             say_error("recovering", error, whole=False)
@@ -380,6 +382,15 @@ class Keeper:
         self._terminal.server.notify_end({"outcome": str(said), **facts})
         self._terminal.close(remove=True)
         self._patrol.leave()
+        self._loop.stop()
+
+    def _leave_without_record(self, last: Incarnation | None, error: NotFound) -> None:
+        """The session was removed or moved away, and its agent has ended: if it comes back, the patrol finds it crashed."""
+        say_error("leaving", error, whole=False)
+        if last is not None:
+            self._end_tree(last)
+        self._terminal.close(remove=False)
+        self._patrol.close()
         self._loop.stop()
 
     def _give_up(self) -> None:

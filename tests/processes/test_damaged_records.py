@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from coordinator.paths import Home
 from coordinator.sessions.model import Phase, SessionRecord
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.system import processes
+from coordinator.system.processes import Liveness
 
 DAMAGE = {"cut": lambda data: data[: len(data) // 2], "zeroed": lambda data: bytes(len(data)), "empty": lambda data: b""}
 
@@ -114,3 +116,13 @@ def test_a_session_directory_that_is_moved_away_is_not_made_again_and_works_when
     assert cli("checkpoint", "talker", home=home).returncode == 0
     assert Registry(home).get(record.id).epoch == 1
     assert cli("kill", "talker", home=home).returncode == 0
+
+
+def test_a_keeper_whose_session_was_removed_by_hand_leaves_when_its_agent_ends(home: Home, record: SessionRecord) -> None:
+    shutil.rmtree(home.session(record.id).path)
+    assert processes.observe(record.agent) is Liveness.ALIVE, "what is not proven to be unwanted is left alone"
+    assert record.agent is not None
+    processes.send_signal(record.agent, signal.SIGKILL)
+    wait_until(lambda: processes.observe(record.owner).is_gone, what="the keeper's end")
+    assert cli_json("ps", "-a", "--json", home=home) == []
+    assert not home.session(record.id).path.exists()
