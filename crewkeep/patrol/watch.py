@@ -42,7 +42,7 @@ class Patrol:
         self._work: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
         #: Sessions in a thread's hands; the value says when a death was noticed meanwhile (``None``: none was).
         self._busy: dict[str, float | None] = {}
-        #: Wall-clock time of the next look, session id.
+        #: Monotonic time of the next look, session id.
         self._looks: list[tuple[float, str]] = []
         self._look_timer: Timer | None = None
         self._idle_since_s: float | None = None
@@ -92,9 +92,9 @@ class Patrol:
 
     def _on_attended(self, session_id: str, attention: Attention) -> None:
         noticed_at = self._busy.pop(session_id)
-        again_at = attention.again_at
+        again_s = attention.again_s
         if attention.failed:
-            again_at = self._clock.wall_s() + self._retries.setdefault(session_id, GrowingPause()).fail()
+            again_s = self._retries.setdefault(session_id, GrowingPause()).fail()
         else:
             self._retries.pop(session_id, None)
         if attention.did and self._last_said.get(session_id) != attention.did:
@@ -102,8 +102,8 @@ class Patrol:
         self._last_said[session_id] = attention.did
         if noticed_at is not None:
             self._hand_over(session_id, noticed_at)
-        elif again_at is not None:
-            heapq.heappush(self._looks, (again_at, session_id))
+        elif again_s is not None:
+            heapq.heappush(self._looks, (self._clock.monotonic_s() + again_s, session_id))
             self._set_look_timer()
 
     def _set_look_timer(self) -> None:
@@ -111,11 +111,11 @@ class Patrol:
             self._look_timer.cancel()
             self._look_timer = None
         if self._looks:
-            self._look_timer = self._loop.call_later(max(0.0, self._looks[0][0] - self._clock.wall_s()), self._look_at_due)
+            self._look_timer = self._loop.call_at(self._looks[0][0], self._look_at_due)
 
     def _look_at_due(self) -> None:
-        now_s = self._clock.wall_s()
-        while self._looks and self._looks[0][0] <= now_s + 0.001:
+        now_s = self._clock.monotonic_s()
+        while self._looks and self._looks[0][0] <= now_s:
             self._hand_over(heapq.heappop(self._looks)[1])
         self._set_look_timer()
 
@@ -167,7 +167,7 @@ class Patrol:
         if record.phase is Phase.RECOVERING:
             return record.recoverer != identify_self() and not observe(record.recoverer).is_gone
         if record.owner is None:
-            return self._clock.wall_s() - record.phase_at < START_TIMEOUT_S
+            return abs(self._clock.wall_s() - record.phase_at) < START_TIMEOUT_S
         watched = self._roster.watched.get(record.id)
         return (watched is not None and watched.identity == record.owner) or not observe(record.owner).is_gone
 
