@@ -85,7 +85,7 @@ class Registry:
         """Register a session, durably, before anything of it is started.
 
         Without a name one is made from the command (``codex``, ``codex-2``). Raises ``InvalidInput``, ``Refused`` when a
-        session that has not ended bears the name, ``StorageError``, ``Busy``.
+        session that has not ended bears the name, or one has it as its id, ``StorageError``, ``Busy``.
         """
         check_launch(launch)
         if name is not None:
@@ -97,6 +97,8 @@ class Registry:
                 name = make_name(launch.argv, holders)
             elif name in holders:
                 raise name_taken(name, holders[name])
+            elif ID_PATTERN.fullmatch(name) and self._paths_of_id(name).path.exists():
+                raise Refused(f"{name!r} is the id of a session; nobody could name the new one", hint="choose another name")
             now_s = self._clock.wall_s()
             record = SessionRecord(
                 id=self._find_free_id(now_s),

@@ -73,6 +73,14 @@ def test_a_name_is_held_until_its_session_has_ended(home: Home, registry: Regist
     assert make_session(home, "auth").id != first.id
 
 
+def test_the_id_of_a_session_cannot_name_another(home: Home, registry: Registry) -> None:
+    first = make_session(home, "auth")
+    with pytest.raises(Refused):
+        make_session(home, first.id)
+    assert registry.find(first.id).name == "auth"
+    assert len(registry.list_all()) == 1
+
+
 def test_the_name_of_a_session_whose_record_is_damaged_is_still_held(home: Home, registry: Registry) -> None:
     first = make_session(home, "auth")
     home.session(first.id).record.write_bytes(b"")
