@@ -173,8 +173,8 @@ def _end_before_marking(
         return _mark_stopping(home, registry, record)
     except StorageError as error:
         raise StorageError(
-            f"{record.name}: {len(tally.ended)} processes were ended, but {error.message}; it starts again when there is room",
-            hint=f"free some space, then again: crewkeep kill {record.name}",
+            f"{record.name}: {len(tally.ended)} processes were ended, but {error.message}; when that can be done it starts again",
+            hint=f"{error.hint}; to end it for good, then again: crewkeep kill {record.name}",
             operation=error.operation,
             path=error.path,
             cause=error.cause,

@@ -159,7 +159,7 @@ def test_a_kill_on_a_full_disk_ends_the_tree_and_says_what_is_still_to_do(
     done = cli("kill", record.name, home=home, env={"CREWKEEP_FAILPOINTS": "journal.append=ENOSPC"})
     assert done.returncode == 1
     assert f"{record.name}: 1 processes were ended, but cannot" in done.stderr
-    assert "starts again when there is room" in done.stderr
+    assert "when that can be done it starts again" in done.stderr
     assert scan.find_marked([record.nonce]) == []
     assert cli("kill", record.name, home=home).returncode == 0
     ended = Registry(home).get(record.id)
