@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -126,3 +127,14 @@ def test_a_keeper_whose_session_was_removed_by_hand_leaves_when_its_agent_ends(h
     wait_until(lambda: processes.observe(record.owner).is_gone, what="the keeper's end")
     assert cli_json("ps", "-a", "--json", home=home) == []
     assert not home.session(record.id).path.exists()
+
+
+def test_recovering_all_tells_of_a_session_that_nothing_is_known_of_in_its_row(home: Home) -> None:
+    lost = home.session("0" * 11 + "1")
+    lost.path.mkdir(parents=True, mode=0o700)
+    lost.heartbeat.touch()
+    done = cli("recover", "--all", "--yes", "--json", home=home)
+    assert done.returncode == 1
+    assert [(row["id"], row["outcome"]) for row in json.loads(done.stdout)] == [(lost.path.name, "failed")]
+    named = cli("recover", lost.path.name, "--yes", "--json", home=home)
+    assert (named.returncode, named.stdout, json.loads(named.stderr)["error"]) == (1, "", "damaged")
