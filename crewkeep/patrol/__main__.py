@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, StorageError
 from coordinator.paths import Home
 from coordinator.system import files, locks, sockets
 from crewkeep.own_process import leave_group_of_agent
@@ -25,7 +25,10 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         listener = sockets.listen(home.patrol_socket)
-        write_patrol(home)
+        try:
+            write_patrol(home)
+        except StorageError as error:  # a full disk: it watches all the same
+            say_error("writing down who is the patrol", error, whole=False)
         say(f"patrol {os.getpid()} of {home.path} begins")
         Patrol(home, listener).run((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         say(f"patrol {os.getpid()} leaves")

@@ -106,3 +106,10 @@ def test_a_patrol_that_was_never_written_down_is_not_roused(home: Home) -> None:
     home.patrol_record.write_text("{}")
     assert patrol_rousing.rouse_patrol(home, 1000) is None
     assert find_home_processes(home) == []
+
+
+def test_a_patrol_begins_its_watch_although_the_disk_does_not_take_who_it_is(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREWKEEP_PATROL_FAILPOINTS", "files.rename=ENOSPC@1")
+    ensure_patrol(home)
+    assert ask_patrol(home, "status") is not None
+    assert not home.patrol_record.exists()
