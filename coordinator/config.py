@@ -86,6 +86,10 @@ UPDATE_TRIES = 4  # the first and three retries
 LOCK_TIMEOUT_S = 10.0
 #: Starting an agent and seeing it run.
 START_TIMEOUT_S = 20.0
+#: What the disk or a lock was in the way of is tried again after a pause that doubles from the first to the second. The
+#: longest is also how long a user who made room may have to wait. Arbitrary.
+TRY_AGAIN_S = 1.0
+TRY_AGAIN_LIMIT_S = 30.0
 CHECKPOINTS_KEPT = 10
 #: A transcript larger than this is not copied into checkpoints. Arbitrary: a long day of an agent is a tenth of it.
 TRANSCRIPT_LIMIT_BYTES = 256 << 20
@@ -117,6 +121,11 @@ PATROL_START_TIMEOUT_S = 10.0
 PATROL_SWEEP_S = 2.0
 #: A patrol with no live session to watch ends after this.
 PATROL_IDLE_S = 2.0
+#: An owner asks the patrol so often whether it is awake.
+PATROL_CHECK_S = 5.0
+#: A patrol that has not answered for so long is ended, so that another can be started. Far beyond what a busy machine makes
+#: it wait; its loop does nothing that takes long.
+PATROL_SILENCE_S = 30.0
 #: A keeper that answers takes no longer; one that does not is stopped or hung.
 KEEPER_ANSWER_S = 2.0
 #: A keeper that lost its epoch exits with this (distinct from every code of the command line).

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from coordinator.config import find_origins, find_unknown
+from coordinator.config import PATROL_CHECK_S, PATROL_SILENCE_S, find_origins, find_unknown
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew
 from coordinator.paths import Home
 from coordinator.sessions.registry import Damage, Registry
@@ -211,12 +211,21 @@ def _check_services(home: Home) -> Iterator[Check]:
 def _check_patrol(home: Home) -> Iterator[Check]:
     from coordinator.sessions.model import Phase
     from crewkeep.patrol_client import ask_patrol
+    from crewkeep.patrol_rousing import find_patrol
 
     answer = ask_patrol(home, "status")
     records = [one for one in Registry(home).list_all() if not isinstance(one, Damage)] if home.sessions.is_dir() else []
     living = [one for one in records if one.phase not in (Phase.ENDED, Phase.PARKED)]
     if answer is not None:
         yield Check(name="patrol", level="ok", message="watches")
+    elif (found := find_patrol(home)) is not None:
+        identity, liveness = found
+        yield Check(
+            name="patrol",
+            level="bad",
+            message=f"process {identity.pid} is {liveness} and does not answer; who crashes stays down meanwhile",
+            hint=f"living sessions replace it within {PATROL_SILENCE_S + PATROL_CHECK_S:g} s; or: kill -CONT {identity.pid}",
+        )
     elif living:
         yield Check(
             name="patrol",

@@ -8,6 +8,7 @@ Invariants:
   - no signal goes to a process whose identity is not proven
   - a session that is started again meanwhile is stopped at its newest epoch
   - no file is removed
+A disk that does not take the first step holds up no ending: then the tree is ended first, and its keeper held meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from coordinator.config import KEEPER_ANSWER_S, Settings
-from coordinator.errors import Busy, Conflict, CrewkeepError
+from coordinator.errors import Busy, Conflict, CrewkeepError, StorageError
 from coordinator.paths import Home
 from coordinator.sessions.model import Hosting, Outcome, Phase, SessionRecord
 from coordinator.sessions.registry import Registry
@@ -119,7 +120,10 @@ def _end(home: Home, registry: Registry, record: SessionRecord, *, grace_s: floa
         return _result(record, tally)
     if record.phase is not Phase.STOPPING and grace_s is not None and _owner_can_answer(record):
         _ask_for_checkpoint(home, record)
-    record = _mark_stopping(home, registry, record)
+    try:
+        record = _mark_stopping(home, registry, record)
+    except StorageError:
+        record = _end_before_marking(home, registry, record, tally, settings.reap_timeout_s, grace_s or 0.0)
     if record.phase is Phase.ENDED:
         return _result(record, tally)
     _end_rest(home, record, tally, settings.reap_timeout_s, grace_s or 0.0)
@@ -150,6 +154,34 @@ def _mark_stopping(home: Home, registry: Registry, record: SessionRecord) -> Ses
             if not tries_left:
                 raise
     raise AssertionError("unreachable")
+
+
+def _end_before_marking(
+    home: Home, registry: Registry, record: SessionRecord, tally: _Tally, timeout_s: float, grace_s: float
+) -> SessionRecord:
+    """End the tree although the disk does not take that it is being stopped, since the tree may be what fills the disk; then
+    write that again.
+
+    The keeper is held meanwhile, so that it does not answer its agent's end by starting it anew. Raises ``StorageError`` that
+    tells what was ended if the disk takes it no better now.
+    """
+    holds = record.hosting is Hosting.KEEPER and _owner_can_answer(record) and record.owner is not None
+    if holds and record.owner is not None:
+        processes.send_signal(record.owner, signal.SIGSTOP)
+    try:
+        _end_rest(home, record, tally, timeout_s, grace_s)
+        return _mark_stopping(home, registry, record)
+    except StorageError as error:
+        raise StorageError(
+            f"{record.name}: {len(tally.ended)} processes were ended, but {error.message}; when that can be done it starts again",
+            hint=f"{error.hint}; to end it for good, then again: crewkeep kill {record.name}",
+            operation=error.operation,
+            path=error.path,
+            cause=error.cause,
+        ) from error
+    finally:
+        if holds and record.owner is not None:
+            processes.send_signal(record.owner, signal.SIGCONT)
 
 
 def _owner_can_answer(record: SessionRecord) -> bool:

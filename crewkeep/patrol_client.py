@@ -2,7 +2,8 @@
 
 A keeper (or a Python program) keeps one connection to the patrol open. It tells who it is and hands over the secrets
 that its session needs, which the patrol keeps in memory only. When the connection ends, the patrol is gone: after a
-tiny pause of chance, so that many keepers do not all do it at once, a new one is started and told again.
+tiny pause of chance, so that many keepers do not all do it at once, a new one is started and told again. One that is there
+but does not answer (stopped, hung) is roused or ended (`patrol_rousing`).
 
 Two patrols cannot exist (a lock for life); of many who want to start one, a second lock lets one do it while the others wait.
 Not promised: that a patrol is there at every moment. What happens without one is found by the next one's first look.
@@ -17,16 +18,17 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from coordinator.config import PATROL_START_TIMEOUT_S
+from coordinator.config import PATROL_CHECK_S, PATROL_START_TIMEOUT_S
 from coordinator.errors import CrewkeepError, TimedOut
 from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.system import files, locks, sockets
 from coordinator.system.processes import ProcessIdentity, identify_self, observe
 from coordinator.system.spawn import spawn_detached
+from crewkeep.patrol_rousing import rouse_patrol
 from recovery.starter import build_own_command, build_own_environment
 
 _CONNECT_TIMEOUT_S = 1.0
@@ -77,12 +79,19 @@ class PatrolLink:
     says. In a program: ``start_thread``. One or the other, never both.
     """
 
-    def __init__(self, home: Home, record: SessionRecord, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Home, record: SessionRecord, secrets: Mapping[str, str], tell: Callable[[str], None] | None = None
+    ) -> None:
+        """``tell`` gets a sentence for the log whenever something was done about a silent patrol."""
         self._home, self._record, self._secrets = home, record, dict(secrets)
+        self._tell = tell
         self._connection: socket.socket | None = None
         self._starting = PatrolStart(home)
         self._due_s = 0.0
         self._failures = 0
+        #: Whether the patrol was asked if it is awake and has not answered, and at how many checks since. Counted, not timed:
+        #: we may have been stopped ourselves, or the machine with both of us.
+        self._asked, self._silent_count = False, 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake: tuple[int, int] | None = None
@@ -93,20 +102,22 @@ class PatrolLink:
         return None if self._connection is None else self._connection.fileno()
 
     def maintain(self) -> float | None:
-        """Do what is due; return the seconds until the next call is wanted, ``None`` if only ``on_readable`` matters.
+        """Do what is due; return the seconds until the next call is wanted, ``None`` if there is nothing to do any more.
 
         Never raises and never waits longer than a connection on this machine takes.
         """
         with self._lock:
-            if self._closed or self._connection is not None:
+            if self._closed:
                 return None
             if (rest_s := self._due_s - time.monotonic()) > 0:
                 return rest_s
+            if self._connection is not None:
+                return self._check(self._connection)
             connection = _try_connect(self._home)
             if connection is not None and self._introduce(connection):
-                self._connection, self._failures = connection, 0
+                self._connection, self._failures, self._asked = connection, 0, False
                 self._starting.end()
-                return None
+                return self._check(connection)
             try:
                 self._starting.go_on()
             except (CrewkeepError, OSError):
@@ -119,16 +130,8 @@ class PatrolLink:
     def on_readable(self) -> None:
         """Take in what the patrol said; at its end, let ``maintain`` find another."""
         with self._lock:
-            if self._connection is None:
-                return
-            try:
-                if self._connection.recv(_REPLY_LIMIT_BYTES):
-                    return
-            except BlockingIOError:
-                return
-            except OSError:
-                pass  # as good as its end
-            self._drop()
+            if self._connection is not None:
+                self._take_in(self._connection)
 
     def follow(self, record: SessionRecord) -> None:
         """Tell the patrol that the same owner goes on at a new epoch."""
@@ -181,6 +184,36 @@ class PatrolLink:
         os.close(wake)
         os.close(self._wake[1])
 
+    def _take_in(self, connection: socket.socket) -> None:
+        try:
+            if connection.recv(_REPLY_LIMIT_BYTES):
+                self._asked = False
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # as good as its end
+        self._drop()
+
+    def _check(self, connection: socket.socket) -> float:
+        """See whether the patrol answered what it was last asked, and ask it again; one that did not is roused."""
+        if self._asked:
+            self._take_in(connection)  # nobody may have told us yet that it answered
+        if self._connection is not None and not self._asked:
+            self._silent_count = 0
+            self._asked = _send(connection, {"verb": "awake"})
+            if not self._asked:
+                self._drop()
+        elif self._asked:
+            self._silent_count += 1
+            did = rouse_patrol(self._home, self._silent_count * PATROL_CHECK_S)
+            if did is not None and self._tell is not None:
+                self._tell(did)
+        if self._connection is None:
+            return max(0.0, self._due_s - time.monotonic())
+        self._due_s = time.monotonic() + PATROL_CHECK_S
+        return PATROL_CHECK_S
+
     def _introduce(self, connection: socket.socket) -> bool:
         return _send(
             connection,
@@ -196,7 +229,7 @@ class PatrolLink:
     def _drop(self) -> None:
         assert self._connection is not None
         self._connection.close()
-        self._connection = None
+        self._connection, self._asked = None, False
         self._due_s = time.monotonic() + random.uniform(0, _LONGEST_FIRST_PAUSE_S)
 
 
@@ -219,14 +252,14 @@ class PatrolStart:
     def wait(self, timeout_s: float = PATROL_START_TIMEOUT_S) -> None:
         """Go on until a patrol answers. Raises ``TimedOut``, ``StorageError``."""
         deadline_s = time.monotonic() + timeout_s
-        while (connection := _try_connect(self._home)) is None:
+        while ask_patrol(self._home, "awake", timeout_s=_CONNECT_TIMEOUT_S) is None:
+            rouse_patrol(self._home, 0.0)
             self.go_on()
             if time.monotonic() >= deadline_s:
                 raise TimedOut(
                     f"no patrol answers within {timeout_s:g} s", hint=f"see {self._home.patrol_log}; sessions run without it"
                 )
             time.sleep(_RETRY_PAUSE_S)
-        connection.close()
         self.end()
 
     def go_on(self) -> None:

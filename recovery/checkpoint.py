@@ -70,7 +70,7 @@ def take_checkpoint(
     """
     paths = home.session(record.id)
     encoded_state = None if state is KEEP else encode_value(state)
-    files.make_directory(paths.checkpoints)
+    files.make_directory(paths.checkpoints, parents=False)
     _sweep_temporaries(paths, clock.wall_s())
     before = find_newest_whole(paths)
     with fill_aside(paths.checkpoints) as draft:

@@ -12,9 +12,10 @@ from support import end_home_processes
 
 from coordinator.paths import Home
 
-# A shell starts what it puts into the background with these ignored, and every program below inherits that.
+# A shell starts what it puts into the background with these ignored, nohup the last, and every program below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,9 @@ from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.home import prepare_home
 from coordinator.system.processes import ProcessIdentity
 
+#: What `get` raises for a record that is there and cannot be read; the journal may tell then. A newer format is another matter.
+_UNREADABLE = (Damaged, StorageError, Refused)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
@@ -85,7 +88,7 @@ class Registry:
         """Register a session, durably, before anything of it is started.
 
         Without a name one is made from the command (``codex``, ``codex-2``). Raises ``InvalidInput``, ``Refused`` when a
-        session that has not ended bears the name, ``StorageError``, ``Busy``.
+        session that has not ended bears the name, or one has it as its id, ``StorageError``, ``Busy``.
         """
         check_launch(launch)
         if name is not None:
@@ -97,6 +100,8 @@ class Registry:
                 name = make_name(launch.argv, holders)
             elif name in holders:
                 raise name_taken(name, holders[name])
+            elif ID_PATTERN.fullmatch(name) and self._paths_of_id(name).path.exists():
+                raise Refused(f"{name!r} is the id of a session; nobody could name the new one", hint="choose another name")
             now_s = self._clock.wall_s()
             record = SessionRecord(
                 id=self._find_free_id(now_s),
@@ -163,8 +168,8 @@ class Registry:
         """Return the session that a person means by a name, an id, a unique prefix of an id, or ``.`` inside a session.
 
         A name means the session that has not ended, else the newest that bore it. Raises ``NotFound``, ``InvalidInput``
-        when it could mean several, and what ``get`` raises. Where a record is damaged, what its journal last had stands in for
-        it: enough to know whose session it is and which processes it has. Changing it takes ``rebuild_record`` first.
+        when it could mean several, and what ``get`` raises. Where a record cannot be read, what its journal last had stands
+        in for it: enough to know whose session it is and which processes it has. Changing it takes ``rebuild_record`` first.
         """
         if text == ".":
             inside = (os.environ if environment is None else environment).get("CREWKEEP_SESSION")
@@ -340,10 +345,10 @@ class Registry:
     # Helpers
 
     def _get_known(self, session_id: str) -> SessionRecord:
-        """Return the record, or what its journal last had where it is damaged. Raises what ``get`` raises without that."""
+        """Return the record, or what its journal last had where it cannot be read. Raises what ``get`` raises without that."""
         try:
             return self.get(session_id)
-        except Damaged:
+        except _UNREADABLE:
             if (known := self._find_journalled(session_id)) is None:
                 raise
             return known
@@ -389,7 +394,7 @@ class Registry:
                 yield decode_record(sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT), paths)
             except CrewkeepError as error:
                 if paths.path.is_dir():  # else it was removed while we looked
-                    known = self._find_journalled(session_id) if isinstance(error, Damaged) else None
+                    known = self._find_journalled(session_id) if isinstance(error, _UNREADABLE) else None
                     yield Damage(id=session_id, error=error, known=known)
 
     def _list_name_holders(self) -> dict[str, str]:

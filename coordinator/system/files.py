@@ -22,8 +22,11 @@ TEMPORARY_MARK = ".tmp-"
 Mark = tuple[int, int, int] | None
 
 
-def make_directory(path: Path) -> None:
-    """Create ``path`` and its missing parents, mode 0700, durably; an existing one is left as it is."""
+def make_directory(path: Path, *, parents: bool = True) -> None:
+    """Create ``path`` and its missing parents, mode 0700, durably; an existing one is left as it is.
+
+    Without ``parents`` a missing parent is a ``StorageError``: what was removed or moved away must not come back as a husk.
+    """
     missing: list[Path] = []
     at = path
     while not at.is_dir():
@@ -31,7 +34,7 @@ def make_directory(path: Path) -> None:
         if at.parent == at:
             break
         at = at.parent
-    for directory in reversed(missing):
+    for directory in reversed(missing if parents else missing[:1]):
         try:
             failpoints.hit("files.mkdir")
             os.mkdir(directory, 0o700)

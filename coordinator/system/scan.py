@@ -96,6 +96,14 @@ def read_raw_environment(pid: int) -> bytes | None:
     return _read(f"/proc/{pid}/environ", _ENVIRONMENT_LIMIT_BYTES)
 
 
+def has_bare_environment(pid: int) -> bool:
+    """Tell whether a process was started with an empty environment, and is not just in the middle of an exec.
+
+    Then its command line is empty as well; the kernel sets both at once.
+    """
+    return sys.platform != "darwin" and bool(_read(f"/proc/{pid}/cmdline", 1)) and read_raw_environment(pid) == b""
+
+
 def nonces_in(environment: bytes | None) -> set[str]:
     """Return the marks in an environment: none, one, or more if somebody set it twice."""
     if not environment or b"CREWKEEP_NONCE=" not in environment:

@@ -65,6 +65,19 @@ def _print(rows: list[dict[str, Any]], house: House, everything: bool, quiet: bo
             if row["reason"] and row["state"] not in QUIET_STATES:
                 who = row["name"] or row["id"]
                 output.note(f"{output.make_printable(who)}: {output.make_printable(row['reason'])} (crewkeep why {who})")
+        _note_stopped_patrol(house)
+
+
+def _note_stopped_patrol(house: House) -> None:
+    """Say why nobody comes back; costs one small file."""
+    from coordinator.system.processes import Liveness
+    from crewkeep.patrol_rousing import find_patrol
+
+    found = find_patrol(house.home)
+    if found is not None and found[1] is Liveness.STOPPED:
+        output.note(
+            f"the patrol (process {found[0].pid}) is stopped; what crashes is not brought back meanwhile (crewkeep doctor)"
+        )
 
 
 def _cells(row: dict[str, Any], house: House) -> tuple[object, ...]:

@@ -154,8 +154,8 @@ def act(
         return dataclasses.replace(outcome, outcome=Result.ALREADY, reason="another recoverer was first", to_epoch=epoch)
 
     before = {session_id: read_record(house, session_id) for session_id in ids}
-    if len(ids) == 1:
-        rows = [recover_one(ids[0]).encode()]  # its error, if there is one, is the command's
+    if len(ids) == 1 and revive:
+        rows = [recover_one(ids[0]).encode()]  # it was named: its error, if there is one, is the command's
     else:
         rows = [one.encode() for one in recover_many(list(ids), recover_one, settings=house.settings, wait=time.sleep)]
     for row in rows:

@@ -116,7 +116,9 @@ class AgentProcess:
         rest = dict.fromkeys(scan.find_marked([self._nonce]))
         for pid in scan.children_of(os.getpid()):
             raw = scan.read_raw_environment(pid)
-            if raw and not scan.is_own_process(raw) and (identity := processes.identify(pid)) is not None:
+            # One without any is in the middle of an exec, and may be a patrol, unless it was started so.
+            is_other = not scan.is_own_process(raw) if raw else scan.has_bare_environment(pid)
+            if is_other and (identity := processes.identify(pid)) is not None:
                 rest[identity] = None
         return list(rest)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coordinator.config import EXIT_SUPERSEDED, KEEPER_ANSWER_S, SHUTDOWN_TIMEOUT_S, Settings
-from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, StartFailed, Superseded
+from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, NotFound, StartFailed, Superseded
 from coordinator.paths import Home
 from coordinator.services.features import Features
 from coordinator.sessions.heartbeat import Progress
@@ -35,6 +35,7 @@ from crewkeep.keeper.incarnation import Incarnation
 from crewkeep.keeper.patrol_side import PatrolSide
 from crewkeep.keeper.terminal_side import TerminalSide
 from crewkeep.loop import Loop
+from crewkeep.pauses import GrowingPause
 from crewkeep.process_log import say, say_error
 from crewkeep.terminal.output import OutputLog
 from crewkeep.terminal.serve import Later
@@ -45,8 +46,6 @@ from recovery.manifest import Manifest
 from recovery.restore import RestoredState, recover_session
 
 EXIT_SIGTERM = 128 + signal.SIGTERM
-#: What could not be written or locked is tried again after this.
-_TRY_AGAIN_S = 1.0
 #: A checkpoint at the end of a session may take so long.
 _LAST_CHECKPOINT_S = 3.0
 #: While no agent runs (a pause before a start), the record is looked at so often.
@@ -88,6 +87,8 @@ class Keeper:
         self._tick_timer = self._loop.call_later(0.0, self._tick)
         self._tick_pause_s = settings.heartbeat_interval_s
         self._ticked_count = -1
+        #: Before what the disk or a lock was in the way of is tried again.
+        self._retry = GrowingPause()
         self._exit_code = 0
         self._register()
         self._terminal = TerminalSide(
@@ -283,10 +284,12 @@ class Keeper:
             self._carry_out(decision, ended, status)
         except Conflict:
             raise
+        except NotFound as error:
+            self._leave_without_record(last, error)
         except (CrewkeepError, OSError) as error:
             say_error("acting on the agent's end", error, whole=False)
             self._loop.call_later(
-                _TRY_AGAIN_S, functools.partial(self._guard, functools.partial(self._decide, last, ended, status))
+                self._retry.fail(), functools.partial(self._guard, functools.partial(self._decide, last, ended, status))
             )
 
     def _carry_out(self, decision: Decision, ended: Ended, status: ExitStatus) -> None:
@@ -309,34 +312,50 @@ class Keeper:
             change=functools.partial(note_pause, start_at=start_at, reason=reason),
         )
         self._terminal.server.notify(reason)
-        epoch = self._record.epoch
-        self._loop.call_later(pause_s, functools.partial(self._guard, lambda: self._end_pause(epoch, ended)))
+        self._recover_later(pause_s, f"it {brake.describe_end(ended)}")
 
-    def _end_pause(self, epoch: int, ended: Ended) -> None:
-        if self._now is None and self._record.epoch == epoch and not self._loop.stopped:
-            self._look_at_record()
-        if not self._loop.stopped:
-            self._recover(f"it {brake.describe_end(ended)}")
+    def _recover_later(self, pause_s: float, reason: str) -> None:
+        epoch = self._record.epoch
+
+        def end_pause() -> None:
+            if self._now is None and self._record.epoch == epoch and not self._loop.stopped:
+                self._look_at_record()
+                if not self._loop.stopped:
+                    self._recover(reason)
+
+        self._loop.call_later(pause_s, functools.partial(self._guard, end_pause))
 
     def _recover(self, reason: str) -> None:
-        """Start the next incarnation in this process."""
-        outcome = recover_session(
-            self._home,
-            self._registry,
-            self._record.id,
-            expected_epoch=self._record.epoch,
-            reason=reason,
-            starter=self._start_again,
-            secrets=self._secrets,
-            clock=self._clock,
-            settings=self._settings,
-        )
-        say(f"recovery: {outcome.outcome}, epoch {outcome.from_epoch} -> {outcome.to_epoch} in {outcome.duration_ms} ms")
-        known = self._registry.get(self._record.id)
+        """Start the next incarnation in this process; later, if the disk or a lock is in the way."""
+        try:
+            outcome = recover_session(
+                self._home,
+                self._registry,
+                self._record.id,
+                expected_epoch=self._record.epoch,
+                reason=reason,
+                starter=self._start_again,
+                secrets=self._secrets,
+                clock=self._clock,
+                settings=self._settings,
+            )
+            epochs = f"epoch {outcome.from_epoch} -> {outcome.to_epoch}"
+            say(f"recovery: {outcome.outcome}, {epochs} in {outcome.duration_ms} ms; {outcome.reason or 'nothing else to tell'}")
+            known = self._registry.get(self._record.id)
+        except (Conflict, NotFound):
+            raise
+        except (CrewkeepError, OSError) as error:
+            say_error("recovering", error, whole=False)
+            self._recover_later(self._retry.fail(), reason)
+            return
         if known.epoch != self._record.epoch:
             raise Superseded(known.id, self._record.epoch, known.epoch)
-        if self._now is None and known.phase in (Phase.PARKED, Phase.ENDED):
+        if self._now is not None:
+            self._retry.reset()
+        elif known.phase in (Phase.PARKED, Phase.ENDED):
             self._leave(known, ExitStatus())
+        else:  # refused, as on a full disk: as long as we live, nobody else comes to do it
+            self._recover_later(self._retry.fail(), reason)
 
     def _start_again(self, record: SessionRecord, launch: LaunchSpec, restored: RestoredState) -> SessionRecord:
         self._record, self._launch = record, launch
@@ -363,6 +382,15 @@ class Keeper:
         self._terminal.server.notify_end({"outcome": str(said), **facts})
         self._terminal.close(remove=True)
         self._patrol.leave()
+        self._loop.stop()
+
+    def _leave_without_record(self, last: Incarnation | None, error: NotFound) -> None:
+        """The session was removed or moved away, and its agent has ended: if it comes back, the patrol finds it crashed."""
+        say_error("leaving", error, whole=False)
+        if last is not None:
+            self._end_tree(last)
+        self._terminal.close(remove=False)
+        self._patrol.close()
         self._loop.stop()
 
     def _give_up(self) -> None:

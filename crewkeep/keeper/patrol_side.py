@@ -8,13 +8,14 @@ from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from crewkeep.loop import READ, Loop, Timer
 from crewkeep.patrol_client import PatrolLink
+from crewkeep.process_log import say
 
 
 class PatrolSide:
     """Lets a ``PatrolLink`` do what is due, and watches what it wants watched."""
 
     def __init__(self, loop: Loop, home: Home, record: SessionRecord, secrets: Mapping[str, str]) -> None:
-        self._loop, self._link = loop, PatrolLink(home, record, secrets)
+        self._loop, self._link = loop, PatrolLink(home, record, secrets, tell=say)
         self._fd: int | None = None
         self._timer: Timer | None = None
         self._keep()

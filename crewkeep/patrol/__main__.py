@@ -6,17 +6,13 @@ import os
 import signal
 import sys
 
-from coordinator import sealed
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, StorageError
 from coordinator.paths import Home
 from coordinator.system import files, locks, sockets
-from coordinator.system.clock import SYSTEM
-from coordinator.system.processes import identify_self
 from crewkeep.own_process import leave_group_of_agent
 from crewkeep.patrol.watch import Patrol
+from crewkeep.patrol_rousing import write_patrol
 from crewkeep.process_log import say, say_error
-
-PATROL_KIND, PATROL_FORMAT = "patrol", 1
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +25,10 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         listener = sockets.listen(home.patrol_socket)
-        body = {"identity": identify_self().encode(), "started_at": SYSTEM.wall_s()}
-        sealed.write_sealed(home.patrol_record, PATROL_KIND, PATROL_FORMAT, body, durable=False)
+        try:
+            write_patrol(home)
+        except StorageError as error:  # a full disk: it watches all the same
+            say_error("writing down who is the patrol", error, whole=False)
         say(f"patrol {os.getpid()} of {home.path} begins")
         Patrol(home, listener).run((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         say(f"patrol {os.getpid()} leaves")

@@ -22,17 +22,16 @@ from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import identify_self, observe
 from crewkeep.ending import end_what_is_left
 from crewkeep.process_log import say
-from crewkeep.session_settings import settings_of
+from crewkeep.session_settings import find_settings
 from recovery import brake
 from recovery.brake import EndCause, Ended
 from recovery.fruit import has_borne_fruit
+from recovery.outcome import Result
 from recovery.restore import RestoredState, recover_session
 from recovery.starter import start_keeper
 
 #: Somebody else is at work on it, or it is just being started: look again then.
 _LOOK_AGAIN_S = 1.0
-#: Something failed that may pass (a full disk, a held lock): look again then.
-_TRY_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +40,10 @@ class Attention:
 
     #: For the log; empty if there was nothing to do.
     did: str = ""
-    #: Wall-clock time of the next look; ``None`` if none is needed.
-    again_at: float | None = None
+    #: Seconds until the next look; ``None`` if none is needed. Not a time of day: that may be set back meanwhile.
+    again_s: float | None = None
+    #: Something was in the way that may pass (a full disk, a held lock): the next look is after a pause that grows.
+    failed: bool = False
 
 
 NOTHING = Attention()
@@ -64,9 +65,9 @@ def attend(
     except Superseded as error:
         return Attention(did=f"somebody else was first: {error}")
     except Conflict as error:
-        return Attention(did=f"it changed meanwhile: {error}", again_at=clock.wall_s() + _LOOK_AGAIN_S)
+        return Attention(did=f"it changed meanwhile: {error}", again_s=_LOOK_AGAIN_S)
     except (CrewkeepError, OSError) as error:
-        return Attention(did=f"failed: {error}", again_at=clock.wall_s() + _TRY_AGAIN_S)
+        return Attention(did=f"failed: {error}", failed=True)
 
 
 def _attend(
@@ -81,7 +82,7 @@ def _attend(
         record = rebuilt
     if record.phase in (Phase.ENDED, Phase.PARKED):
         return NOTHING
-    settings = settings_of(registry.get_launch(session_id))
+    settings = find_settings(registry, session_id)
     now_s = clock.wall_s()
     restarts_hung = settings.hang_policy == "restart"
     hung = restarts_hung and record.phase is Phase.RUNNING and show_state(home, record, settings, clock)[0] is State.HUNG
@@ -97,10 +98,11 @@ def _attend(
     if (level := Features(home).read().recovery) is not Recovery.ON:
         return Attention(did=f"left as it is: recovery is turned to {level}")
     decision: brake.Decision
-    if record.phase is Phase.RECOVERING and record.not_before_at is not None and record.not_before_at <= now_s:
-        decision = brake.StartNow()  # decided before by somebody who is gone; its pause is over
-    elif record.phase is Phase.RECOVERING and record.not_before_at is not None:
-        return Attention(again_at=record.not_before_at)
+    if record.phase is Phase.RECOVERING and record.not_before_at is not None:
+        rest_s = record.not_before_at - now_s
+        if 0 < rest_s <= settings.start_delay_limit_s:
+            return Attention(again_s=rest_s)
+        decision = brake.StartNow()  # decided before by somebody who is gone; its pause is over, or the clock was set back
     else:
         decision = brake.decide_restart(record, _describe_end(home, record, hung), now_s, settings)
     if hung and not isinstance(decision, (brake.StartNow, brake.StartAt)):
@@ -119,7 +121,7 @@ def _attend(
                 reason="its keeper died; it starts again soon",
             ),
         )
-        return Attention(did="starts again after a pause", again_at=decision.at)
+        return Attention(did="starts again after a pause", again_s=max(0.0, decision.at - now_s))
     end_what_is_left(home, registry, record, decision)
     return Attention(did=f"not started again: {decision.reason}")
 
@@ -127,17 +129,17 @@ def _attend(
 def _find_reason_to_wait(record: SessionRecord, now_s: float) -> Attention | None:
     """Return what to do instead of acting, ``None`` if nothing speaks against it."""
     owner_gone = observe(record.owner).is_gone
-    young = now_s - record.phase_at < START_TIMEOUT_S
+    young = abs(now_s - record.phase_at) < START_TIMEOUT_S  # from the future: the clock was set back, and nothing is known
     if record.phase is Phase.RECOVERING:
         if record.recoverer == record.owner and not owner_gone:
             return NOTHING  # a keeper at its own recovery; its death would be noticed
         if record.recoverer != identify_self() and not observe(record.recoverer).is_gone:
-            return Attention(again_at=now_s + _LOOK_AGAIN_S)
+            return Attention(again_s=_LOOK_AGAIN_S)
         if not owner_gone and young:
-            return Attention(again_at=now_s + _LOOK_AGAIN_S)  # the keeper that its dead recoverer began is coming up
+            return Attention(again_s=_LOOK_AGAIN_S)  # the keeper that its dead recoverer began is coming up
         return None
     if record.owner is None:
-        return Attention(again_at=now_s + _LOOK_AGAIN_S) if young else None
+        return Attention(again_s=_LOOK_AGAIN_S) if young else None
     return None if owner_gone else NOTHING
 
 
@@ -156,7 +158,7 @@ def _describe_end(home: Home, record: SessionRecord, hung: bool) -> Ended:
 def _recover(
     home: Home, registry: Registry, record: SessionRecord, secrets: Mapping[str, str], hung: bool, clock: Clock
 ) -> Attention:
-    settings = settings_of(registry.get_launch(record.id))
+    settings = find_settings(registry, record.id)
 
     def start(raised: SessionRecord, launch: LaunchSpec, restored: RestoredState) -> SessionRecord:
         return start_keeper(home, raised, secrets, settings)
@@ -173,5 +175,7 @@ def _recover(
         clock=clock,
         settings=settings,
     )
+    if outcome.outcome in (Result.REFUSED, Result.FAILED):
+        return Attention(did=f"recovery {outcome.outcome}: {outcome.reason}", failed=True)
     say(f"{record.name} ({record.id}): {outcome}")
-    return Attention(did=f"recovered: {outcome.outcome}", again_at=clock.wall_s() + _LOOK_AGAIN_S)
+    return Attention(did=f"recovered: {outcome.outcome}", again_s=_LOOK_AGAIN_S)

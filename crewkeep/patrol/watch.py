@@ -24,6 +24,7 @@ from crewkeep.loop import Loop, Timer
 from crewkeep.patrol.attending import Attention, attend
 from crewkeep.patrol.records import Records
 from crewkeep.patrol.roster import Roster, Watched
+from crewkeep.pauses import GrowingPause
 from crewkeep.process_log import say, say_error
 
 #: Recoveries at a time. A start is Python's own start-up, which is work for a core; more would only slow each other down.
@@ -41,11 +42,13 @@ class Patrol:
         self._work: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
         #: Sessions in a thread's hands; the value says when a death was noticed meanwhile (``None``: none was).
         self._busy: dict[str, float | None] = {}
-        #: Wall-clock time of the next look, session id.
+        #: Monotonic time of the next look, session id.
         self._looks: list[tuple[float, str]] = []
         self._look_timer: Timer | None = None
         self._idle_since_s: float | None = None
         self._last_said: dict[str, str] = {}
+        #: Sessions that something was in the way of at the last look, and how long that look's successor waits.
+        self._retries: dict[str, GrowingPause] = {}
         self._threads = [
             threading.Thread(target=self._attend_all, name=f"attend-{number}", daemon=True) for number in range(_THREADS)
         ]
@@ -84,18 +87,23 @@ class Patrol:
                 )
             except Exception as error:  # noqa: BLE001 - the edge of a thread: one session's trouble must not end the watch
                 say_error(f"attending to {session_id}", error)
-                attention = Attention(again_at=self._clock.wall_s() + START_TIMEOUT_S)
+                attention = Attention(failed=True)
             self._loop.call_from_thread(functools.partial(self._on_attended, session_id, attention))
 
     def _on_attended(self, session_id: str, attention: Attention) -> None:
         noticed_at = self._busy.pop(session_id)
+        again_s = attention.again_s
+        if attention.failed:
+            again_s = self._retries.setdefault(session_id, GrowingPause()).fail()
+        else:
+            self._retries.pop(session_id, None)
         if attention.did and self._last_said.get(session_id) != attention.did:
             say(f"{session_id}: {attention.did}")
         self._last_said[session_id] = attention.did
         if noticed_at is not None:
             self._hand_over(session_id, noticed_at)
-        elif attention.again_at is not None:
-            heapq.heappush(self._looks, (attention.again_at, session_id))
+        elif again_s is not None:
+            heapq.heappush(self._looks, (self._clock.monotonic_s() + again_s, session_id))
             self._set_look_timer()
 
     def _set_look_timer(self) -> None:
@@ -103,18 +111,18 @@ class Patrol:
             self._look_timer.cancel()
             self._look_timer = None
         if self._looks:
-            self._look_timer = self._loop.call_later(max(0.0, self._looks[0][0] - self._clock.wall_s()), self._look_at_due)
+            self._look_timer = self._loop.call_at(self._looks[0][0], self._look_at_due)
 
     def _look_at_due(self) -> None:
-        now_s = self._clock.wall_s()
-        while self._looks and self._looks[0][0] <= now_s + 0.001:
+        now_s = self._clock.monotonic_s()
+        while self._looks and self._looks[0][0] <= now_s:
             self._hand_over(heapq.heappop(self._looks)[1])
         self._set_look_timer()
 
     def _sweep(self) -> None:
         """Look at every live record, for what nobody registered and what no death tells; leave when nothing is left."""
         live = self._records.list_live()
-        self._forget_looks({record.id for record in live})
+        self._forget_looks({record.id for record in live} | set(self._records.damaged))
         waiting = {session_id for _, session_id in self._looks}
         keeps_us = bool(self._busy or self._looks)
         for record in live:
@@ -146,6 +154,8 @@ class Patrol:
 
     def _forget_looks(self, live: set[str]) -> None:
         """Drop looks at sessions that ended meanwhile, so that nothing keeps the patrol here for them."""
+        for session_id in self._retries.keys() - live:
+            del self._retries[session_id]
         kept = [look for look in self._looks if look[1] in live]
         if len(kept) != len(self._looks):
             heapq.heapify(kept)
@@ -157,7 +167,7 @@ class Patrol:
         if record.phase is Phase.RECOVERING:
             return record.recoverer != identify_self() and not observe(record.recoverer).is_gone
         if record.owner is None:
-            return self._clock.wall_s() - record.phase_at < START_TIMEOUT_S
+            return abs(self._clock.wall_s() - record.phase_at) < START_TIMEOUT_S
         watched = self._roster.watched.get(record.id)
         return (watched is not None and watched.identity == record.owner) or not observe(record.owner).is_gone
 
@@ -166,11 +176,14 @@ class Patrol:
         return settings.hang_policy == "restart" and show_state(self._home, record, settings, self._clock)[0] is State.HUNG
 
     def _answer(self, verb: str) -> dict[str, Any]:
+        if verb == "awake":
+            return {"ok": True}
         answer: dict[str, Any] = {
             "ok": True,
             "pid": identify_self().pid,
             "watched": sorted(self._roster.watched),
             "busy": sorted(self._busy),
+            "retries": {session_id: pause.now_s for session_id, pause in self._retries.items()},
         }
         if verb == "look":
             self._loop.call_later(0.0, self._sweep_once)

@@ -117,7 +117,7 @@ class OutputLog:
     def note_size(self, rows: int, columns: int) -> None:
         """Remember the terminal's size for whoever renders later; a hint, never an error."""
         try:
-            files.make_directory(self._directory)
+            files.make_directory(self._directory, parents=False)
             files.replace_durably(self._directory / _SIZE_NAME, f"{rows} {columns}\n".encode(), durable=False)
         except (StorageError, OSError):
             return

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from support import cli, wait_until
 
 from coordinator.errors import CrewkeepError
 from coordinator.paths import Home
@@ -100,3 +100,67 @@ def test_a_keeper_that_dies_in_its_own_recovery_is_followed_by_another(
     assert settled.epoch == 3, "the first recoverer died at epoch 2, the second one made it"
     assert settled.owner != record.owner
     check_one_incarnation(home, settled)
+
+
+def test_a_keeper_that_finds_the_disk_full_at_its_agents_end_starts_it_again_when_there_is_room(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREWKEEP_KEEPER_FAILPOINTS", "probe.write=ENOSPC@1")
+    record = start(home, tmp_path)
+    assert record.agent is not None
+    processes.send_signal(record.agent, signal.SIGKILL)
+    registry = Registry(home)
+    settled = wait_until(
+        lambda: (now := registry.get(record.id)).epoch == 2 and is_settled(now) and now, timeout_s=10, what="it to come back"
+    )
+    assert settled.phase is Phase.RUNNING
+    assert settled.owner == record.owner, "the keeper lived and did it itself"
+    assert "refused" in home.session(record.id).keeper_log.read_text()
+    check_one_incarnation(home, settled)
+
+
+def test_a_patrol_that_finds_the_disk_full_tries_again_more_and_more_rarely(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREWKEEP_PATROL_FAILPOINTS", "probe.write=ENOSPC")
+    ensure_patrol(home)
+    record = start(home, tmp_path)
+    wait_until(lambda: record.id in (ask_patrol(home, "status") or {}).get("watched", ()), what="it under watch")
+    assert record.owner is not None
+    processes.send_signal(record.owner, signal.SIGKILL)
+    answer = wait_until(
+        lambda: (now := ask_patrol(home, "status") or {}).get("retries", {}).get(record.id, 0) >= 4 and now,
+        timeout_s=15,
+        what="a pause that grows",
+    )
+    assert answer["retries"] == {record.id: 4.0}
+    assert Registry(home).get(record.id).epoch == 1
+    assert home.patrol_log.read_text().count("recovery refused") == 1, "told once, not at each try"
+
+
+@pytest.mark.parametrize("verb", [("kill",), ("stop", "--grace", "1s")])
+def test_a_kill_ends_the_tree_even_if_the_disk_does_not_take_it_at_first(
+    home: Home, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    record = start(home, tmp_path)
+    done = cli(*verb, record.name, home=home, env={"CREWKEEP_FAILPOINTS": "journal.append=ENOSPC@1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    ended = Registry(home).get(record.id)
+    assert (ended.phase, ended.outcome, ended.epoch) == (Phase.ENDED, Outcome.STOPPED, 1)
+    assert "1 process ended, 0 left" in done.stdout
+    check_one_incarnation(home, ended)
+
+
+def test_a_kill_on_a_full_disk_ends_the_tree_and_says_what_is_still_to_do(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREWKEEP_KEEPER_FAILPOINTS", "probe.write=ENOSPC")
+    record = start(home, tmp_path)
+    done = cli("kill", record.name, home=home, env={"CREWKEEP_FAILPOINTS": "journal.append=ENOSPC"})
+    assert done.returncode == 1
+    assert f"{record.name}: 1 processes were ended, but cannot" in done.stderr
+    assert "when that can be done it starts again" in done.stderr
+    assert scan.find_marked([record.nonce]) == []
+    assert cli("kill", record.name, home=home).returncode == 0
+    ended = Registry(home).get(record.id)
+    assert (ended.phase, ended.outcome, ended.epoch) == (Phase.ENDED, Outcome.STOPPED, 1)

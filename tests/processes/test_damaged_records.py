@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,10 @@ from support import cli, cli_json, wait_until
 
 from coordinator.errors import Damaged
 from coordinator.paths import Home
-from coordinator.sessions.model import SessionRecord
+from coordinator.sessions.model import Phase, SessionRecord
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.system import processes
+from coordinator.system.processes import Liveness
 
 DAMAGE = {"cut": lambda data: data[: len(data) // 2], "zeroed": lambda data: bytes(len(data)), "empty": lambda data: b""}
 
@@ -76,3 +80,61 @@ def test_it_is_listed_by_its_name_and_with_its_processes_before_anybody_mends_it
         record.agent and record.agent.pid,
     )
     assert cli("kill", "auth", home=home).returncode == 0
+
+
+def test_the_patrol_brings_back_a_session_whose_launch_is_damaged(home: Home, record: SessionRecord) -> None:
+    path = damage_launch(home, record)
+    os.kill(record.owner.pid if record.owner else 0, signal.SIGKILL)
+    wait_until(lambda: is_running_at(home, record, 2), what="it to come back")
+    assert Registry(home).get_launch(record.id).argv == ("sleep", "1000")
+    assert any(path.name in name for _, _, names in os.walk(home.quarantine) for name in names), "the damaged file is kept"
+    assert cli("kill", "auth", home=home).returncode == 0
+
+
+def damage_launch(home: Home, record: SessionRecord) -> Path:
+    path = home.session(record.id).launch
+    path.write_text('{"kind": "launch", "format": 1, "digest": "x", "body": []}\n')
+    return path
+
+
+def is_running_at(home: Home, record: SessionRecord, epoch: int) -> bool:
+    now = Registry(home).get(record.id)
+    return now.phase is Phase.RUNNING and now.epoch == epoch
+
+
+def test_a_session_directory_that_is_moved_away_is_not_made_again_and_works_when_it_is_back(home: Home) -> None:
+    settings = {"CREWKEEP_CHECKPOINT_INTERVAL_S": "0.1", "CREWKEEP_HEARTBEAT_INTERVAL_S": "0.1"}
+    talk = ["sh", "-c", "while :; do echo on; sleep 0.05; done"]
+    assert cli("run", "-d", "--name", "talker", "--", *talk, home=home, env=settings).returncode == 0
+    record = Registry(home).find("talker")
+    place = home.session(record.id).path
+    elsewhere = place.with_name("elsewhere")
+    place.rename(elsewhere)
+    log = elsewhere / "keeper.log"
+    wait_until(lambda: log.read_text().count("taking a checkpoint") >= 3, what="checkpoints that fail")
+    assert not place.exists()
+    elsewhere.rename(place)
+    assert cli("checkpoint", "talker", home=home).returncode == 0
+    assert Registry(home).get(record.id).epoch == 1
+    assert cli("kill", "talker", home=home).returncode == 0
+
+
+def test_a_keeper_whose_session_was_removed_by_hand_leaves_when_its_agent_ends(home: Home, record: SessionRecord) -> None:
+    shutil.rmtree(home.session(record.id).path)
+    assert processes.observe(record.agent) is Liveness.ALIVE, "what is not proven to be unwanted is left alone"
+    assert record.agent is not None
+    processes.send_signal(record.agent, signal.SIGKILL)
+    wait_until(lambda: processes.observe(record.owner).is_gone, what="the keeper's end")
+    assert cli_json("ps", "-a", "--json", home=home) == []
+    assert not home.session(record.id).path.exists()
+
+
+def test_recovering_all_tells_of_a_session_that_nothing_is_known_of_in_its_row(home: Home) -> None:
+    lost = home.session("0" * 11 + "1")
+    lost.path.mkdir(parents=True, mode=0o700)
+    lost.heartbeat.touch()
+    done = cli("recover", "--all", "--yes", "--json", home=home)
+    assert done.returncode == 1
+    assert [(row["id"], row["outcome"]) for row in json.loads(done.stdout)] == [(lost.path.name, "failed")]
+    named = cli("recover", lost.path.name, "--yes", "--json", home=home)
+    assert (named.returncode, named.stdout, json.loads(named.stderr)["error"]) == (1, "", "damaged")

@@ -362,8 +362,9 @@ def test_a_session_ends_as_its_agent_did(crew: Crew) -> None:
     assert all(one.epoch == 1 for one in ended)
 
 
-def test_an_agent_that_goes_into_the_background_is_kept_and_its_rest_ended_with_it(crew: Crew) -> None:
-    record = crew.start(["sh", "-c", "setsid sleep 1000 & sleep 0.5; exit 0"])
+@pytest.mark.parametrize("start", ["setsid", "setsid env -i"], ids=["with its environment", "without any"])
+def test_an_agent_that_goes_into_the_background_is_kept_and_its_rest_ended_with_it(crew: Crew, start: str) -> None:
+    record = crew.start(["sh", "-c", f"{start} sleep 1000 & sleep 0.5; exit 0"])
     adopted = crew.wait(
         record, lambda found: is_alive(found.agent) and found.agent != record.agent, "the background agent adopted"
     )

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from session_support import change_session, end_session, make_launch, make_session
@@ -71,6 +73,27 @@ def test_a_name_is_held_until_its_session_has_ended(home: Home, registry: Regist
     assert "crewkeep attach auth" in caught.value.hint
     end_session(registry, first)
     assert make_session(home, "auth").id != first.id
+
+
+def test_the_id_of_a_session_cannot_name_another(home: Home, registry: Registry) -> None:
+    first = make_session(home, "auth")
+    with pytest.raises(Refused):
+        make_session(home, first.id)
+    assert registry.find(first.id).name == "auth"
+    assert len(registry.list_all()) == 1
+
+
+@pytest.mark.parametrize("stand_in", [Path.mkdir, lambda path: path.symlink_to("/etc/passwd")], ids=["directory", "link"])
+def test_a_session_whose_record_cannot_be_read_is_still_found_by_its_name(
+    home: Home, registry: Registry, stand_in: Callable[[Path], None]
+) -> None:
+    first = make_session(home, "auth")
+    record = home.session(first.id).record
+    record.unlink()
+    stand_in(record)
+    with pytest.raises((StorageError, Refused)):
+        registry.get(first.id)
+    assert registry.find("auth") == registry.find(first.id) == first
 
 
 def test_the_name_of_a_session_whose_record_is_damaged_is_still_held(home: Home, registry: Registry) -> None:
