@@ -79,11 +79,15 @@ RECENT_COUNT = 10_000
 RECENT_LIMIT_BYTES = 16 << 20
 #: A log smaller than this is never compacted. Arbitrary.
 COMPACT_ABOVE_BYTES = 1 << 20
+#: The index of a shard is saved whenever its log has grown by so much; after a reboot no more than that is replayed.
+SAVE_EVERY_BYTES = 16 << 20
 #: Changes handed out in one call.
 CHANGES_LIMIT = 1000
 CHANGES_LIMIT_BYTES = 8 << 20
 UPDATE_TRIES = 4  # the first and three retries
 LOCK_TIMEOUT_S = 10.0
+#: Closing a context waits so long for the upkeep of a shard; what is given up is done by the next one.
+UPKEEP_TIMEOUT_S = 1.0
 #: Starting an agent and seeing it run.
 START_TIMEOUT_S = 20.0
 #: What the disk or a lock was in the way of is tried again after a pause that doubles from the first to the second. The

@@ -22,7 +22,6 @@ from coordinator.context.control import State
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan
 from coordinator.context.rewrite import Rewrite, rewriting
-from coordinator.system.locks import LockFile
 
 if TYPE_CHECKING:
     from coordinator.context.shard import Shard
@@ -43,20 +42,17 @@ def is_due(state: State, not_before_bytes: int) -> bool:
 
 
 def compact(shard: Shard) -> None:
-    """Replace the log of a shard by its next generation, unless somebody is at it. Raises ``StorageError``, ``Damaged``..."""
-    alone = LockFile(shard.directory / COMPACTION_NAME)
-    if not alone.acquire(0):
-        return
-    try:
-        generation, state = shard.look()
-        if not is_due(state, 0):
-            return  # somebody has just done it
-        floor = max(generation.header.floor, find_recent(generation, state))
-        header = dataclasses.replace(generation.header, generation=generation.header.generation + 1, floor=floor)
-        with rewriting(shard.path, header) as rewrite:
-            _compact(shard, generation, state, rewrite)
-    finally:
-        alone.release()
+    """Replace the log of a shard by its next generation. Call it with the upkeep's lock held.
+
+    Raises ``StorageError``, ``Damaged``, ``Busy`` or ``TableVoid``; then the log is the old one or, whole, the new one.
+    """
+    generation, state = shard.look()
+    if not is_due(state, 0):
+        return  # somebody has just done it
+    floor = max(generation.header.floor, find_recent(generation, state))
+    header = dataclasses.replace(generation.header, generation=generation.header.generation + 1, floor=floor)
+    with rewriting(shard.path, header) as rewrite:
+        _compact(shard, generation, state, rewrite)
 
 
 def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrite) -> None:

@@ -10,14 +10,14 @@ import errno
 import os
 from pathlib import Path
 
-from coordinator.context import format1, log
+from coordinator.context import format1, log, saved
 from coordinator.context.aside import set_aside
 from coordinator.context.codec import Header, Placed
 from coordinator.context.control import ControlPage, Page, State
 from coordinator.context.flush import GroupFlush
 from coordinator.context.generation import Generation
 from coordinator.context.log import LOG_NAME, Scan, damaged
-from coordinator.context.replay import Replay
+from coordinator.context.replay import ContinuedReplay, Replay
 from coordinator.context.table import INDEX_NAME, Table
 from coordinator.errors import StorageError
 from coordinator.system import failpoints, files
@@ -49,13 +49,16 @@ def remake(path: Path, wanted: Header, page: ControlPage, flush: GroupFlush, *, 
         format1.upgrade(path, page.path)
         generation = open_generation(path, wanted)
     known = page.read_all()
-    replay, last, reason = replay_log(generation, page, known)  # 1. what proves itself
-    state = replay.state(generation.header.generation, _next_cuts(known), last)
+    cuts = _next_cuts(known)
+    start, table = _begin_from_saved(generation, cuts)
+    replay, last, reason = replay_log(generation, page, known, start, table)  # 1. what proves itself
+    state = replay.state(generation.header.generation, cuts, last, start)
     _cut_tail(generation, state.end, known, reason, now_s=now_s)  # 2. nothing behind it
     if generation.header.durable:
         files.sync_directory(path.parent)
         _flush(generation)  # 3. durable, before anybody is shown it
-    replay.table.write(path.with_name(INDEX_NAME), generation.header, state.cuts)  # 4. the table
+    if table is None:
+        replay.table.write(path.with_name(INDEX_NAME), generation.header, state.cuts)  # 4. the table
     open_table(generation, state.cuts)
     page.begin(state)
     flush.replace(page, state)  # 5. visible
@@ -70,13 +73,28 @@ def read_frozen(path: Path, wanted: Header, page: ControlPage) -> tuple[Generati
     if generation.header.format == format1.FORMAT:
         raise read_only(path)  # it has to be brought to today's format first
     known = page.read_all()
-    replay, last, _ = replay_log(generation, page, known)
+    replay, last, _ = replay_log(generation, page, known, None, None)
     generation.use(replay.table, -2)
-    return generation, replay.state(generation.header.generation, -2, last)
+    return generation, replay.state(generation.header.generation, -2, last, None)
 
 
-def replay_log(generation: Generation, page: ControlPage, known: Page) -> tuple[Replay, Placed | None, str | None]:
-    """Replay all of the log that counts; return also its last record, and what is wrong with what stands behind it.
+def _begin_from_saved(generation: Generation, cuts: int) -> tuple[State | None, Table | None]:
+    """Put the table back that was saved last, if there is one, and return it with the state that it leads into."""
+    path, header = generation.path, generation.header
+    found = saved.load(path.with_name(saved.SAVED_NAME), header, generation.fd, path)
+    if found is None:
+        return None, None
+    state, image = found
+    image.write(path.with_name(INDEX_NAME), header, cuts)
+    return state, Table(path.with_name(INDEX_NAME), header, cuts)
+
+
+def replay_log(
+    generation: Generation, page: ControlPage, known: Page, start: State | None, table: Table | None
+) -> tuple[Replay, Placed | None, str | None]:
+    """Replay the log as far as it counts, from ``start`` with its ``table`` or from the beginning.
+
+    Returns also its last record, and what is wrong with what stands behind it.
 
     Raises ``Damaged`` where that was acknowledged, so that it cannot be what a killed writer or power loss left.
     """
@@ -93,6 +111,9 @@ def replay_log(generation: Generation, page: ControlPage, known: Page) -> tuple[
         elif is_of_this_boot and known.begun is not None and known.begun.generation == header.generation:
             stop = min(stop, max(known.begun.end, published.end))
     replay, scan, last = Replay(header.floor), Scan(), None
+    if start is not None and table is not None:
+        replay = ContinuedReplay(header.floor, start, table, generation.read)
+        scan = Scan(end=start.end, checksum=start.checksum, length=start.length)
     for placed in log.iter_records(generation.fd, header, scan, stop, path):
         if broken := replay.apply(placed):
             scan.end, scan.reason = placed.offset, "wrong-order"
@@ -108,7 +129,7 @@ def replay_log(generation: Generation, page: ControlPage, known: Page) -> tuple[
 
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed compaction or remaking left beside the log. Call it under the shard lock."""
-    beginnings = tuple(f".{name}{files.TEMPORARY_MARK}" for name in (LOG_NAME, INDEX_NAME))
+    beginnings = tuple(f".{name}{files.TEMPORARY_MARK}" for name in (LOG_NAME, INDEX_NAME, saved.SAVED_NAME))
     for name in os.listdir(path.parent):
         if name.startswith(beginnings):
             files.remove_quietly(path.parent / name)

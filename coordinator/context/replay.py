@@ -8,12 +8,13 @@ Invariants, asserted by ``apply`` on every record:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from coordinator.config import HISTORY_LIMIT
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Placed
 from coordinator.context.control import State
-from coordinator.context.table import DictTable, make_tag, make_word
+from coordinator.context.table import DictTable, Table, make_tag, make_word
 
 
 class Newest(NamedTuple):
@@ -37,6 +38,15 @@ class Replay:
         self.kept_bytes = 0
         self._last_kept = 0
 
+    def find_newest(self, key: str) -> Newest | None:
+        """Return the newest version of a key so far."""
+        return self.newest.get(key)
+
+    def store_newest(self, key: str, newest: Newest, before: int, *, deleted: bool) -> None:
+        """Let the table lead to the newest version of a key in place of the one before it, if there is one."""
+        self.table.put(make_tag(key), before, make_word(key, newest.offset, deleted=deleted))
+        self.newest[key] = newest
+
     def apply(self, placed: Placed) -> str | None:
         """Take the next record in; return ``None``, or the invariant that it breaks."""
         record = placed.record
@@ -52,7 +62,7 @@ class Replay:
 
     def _apply_entry(self, placed: Placed) -> str | None:
         record = placed.record
-        before = self.newest.get(record.key)
+        before = self.find_newest(record.key)
         version = before.version if before else 0
         if record.before != (before.offset if before else 0):
             return f"version {record.version} of {record.key!r} leads to {record.before}"
@@ -70,23 +80,40 @@ class Replay:
                 return f"version {record.version} of {record.key!r} follows {version}"
             self._last_kept = record.revision
         self.kept_bytes = count_kept(self.kept_bytes, placed.length, record.version, before.length if before else 0)
-        word = make_word(record.key, placed.offset, deleted=record.deleted)
-        self.table.put(make_tag(record.key), before.offset if before else 0, word)
-        self.newest[record.key] = Newest(record.version, placed.offset, placed.length)
+        newest = Newest(record.version, placed.offset, placed.length)
+        self.store_newest(record.key, newest, before.offset if before else 0, deleted=record.deleted)
         return None
 
-    def state(self, generation: int, cuts: int, last: Placed | None) -> State:
-        """Return the state that the log is in behind its last record."""
-        return State(
-            generation,
-            cuts,
-            last.end if last else HEADER_BYTES,
-            self.revision,
-            self.standing,
-            self.kept_bytes,
-            last.checksum if last else 0,
-            last.length if last else 0,
-        )
+    def state(self, generation: int, cuts: int, last: Placed | None, start: State | None = None) -> State:
+        """Return the state that the log is in behind its last record, or at ``start`` if there was none since."""
+        if last is not None:
+            end, checksum, length = last.end, last.checksum, last.length
+        elif start is not None:
+            end, checksum, length = start.end, start.checksum, start.length
+        else:
+            end, checksum, length = HEADER_BYTES, 0, 0
+        return State(generation, cuts, end, self.revision, self.standing, self.kept_bytes, checksum, length)
+
+
+class ContinuedReplay(Replay):
+    """A replay that goes on from a state whose table is on disk."""
+
+    def __init__(self, floor: int, state: State, table: Table, read: Callable[[int], Placed]) -> None:
+        """``read`` returns the record at a place."""
+        super().__init__(floor)
+        self.revision, self.standing, self.kept_bytes = state.revision, state.standing, state.kept_bytes
+        self._last_kept = state.revision
+        self._table, self._read = table, read
+
+    def find_newest(self, key: str) -> Newest | None:
+        for slot in self._table.find(make_tag(key), anew=True):
+            placed = self._read(slot.address)
+            if placed.record.key == key:
+                return Newest(placed.record.version, placed.offset, placed.length)
+        return None
+
+    def store_newest(self, key: str, newest: Newest, before: int, *, deleted: bool) -> None:
+        self._table.put(make_tag(key), before, make_word(key, newest.offset, deleted=deleted))
 
 
 def count_kept(kept_bytes: int, length: int, version: int, length_before: int) -> int:

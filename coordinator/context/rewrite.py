@@ -68,13 +68,9 @@ class Rewrite:
     def add_to(self, table: Table, record: Record) -> None:
         """Append a record, and let a table on disk that was made before lead to it."""
         placed = self.add(record)
-        if record.kind != ENTRY:
-            return
-        tag, before = make_tag(record.key), placed.record.before
-        position = next((slot.position for slot in table.find(tag) if before and slot.address == before), None)
-        while position is None and (position := table.find_room(tag)) is None:
-            table.split(tag)
-        table.store(position, tag, make_word(record.key, placed.offset, deleted=record.deleted))
+        if record.kind == ENTRY:
+            word = make_word(record.key, placed.offset, deleted=record.deleted)
+            table.put(make_tag(record.key), placed.record.before, word)
 
     def make_table(self, cuts: int) -> Table:
         """Write the table that leads to all records so far."""

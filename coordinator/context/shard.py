@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from coordinator.config import LOCK_TIMEOUT_S
+from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log, remake
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record, encode_record
 from coordinator.context.control import ControlPage, State
@@ -37,18 +37,18 @@ from coordinator.context.model import WriterLike
 from coordinator.context.queue import QueuedLock
 from coordinator.context.replay import count_kept
 from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid, make_tag, make_word
+from coordinator.context.upkeep import Upkeep
 from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
 from coordinator.errors import (
     Busy,
     CrewkeepError,
-    Damaged,
     NotFound,
     RevisionCompacted,
     StorageError,
     Superseded,
     VersionConflict,
 )
-from coordinator.system import failpoints
+from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.wakeup import Bell
@@ -103,17 +103,18 @@ class Shard:
         self._frozen: tuple[State | None, Generation, State] | None = None
         #: The failure to flush after which this handle writes no more.
         self._failed: OSError | None = None
-        self._not_before_bytes = 0
         #: What was last seen of the log's size and of what is durable, under the shard lock.
         self._size, self._flushed = 0, 0
         self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
         self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
         self._opening = threading.Lock()
         self._cursors: dict[tuple[int, int, int], Scan] = {}
+        self.upkeep = Upkeep(self)
         _SHARDS.add(self)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything, once upkeep that is under way is done; it is given up after a moment."""
+        self.upkeep.wait(UPKEEP_TIMEOUT_S)
         with self._opening:
             self._generation, self._page, self._frozen = None, None, None
 
@@ -226,7 +227,7 @@ class Shard:
         with self.alone() as page:
             generation, state = self.prepare(page)
             if generation.header.durable:
-                self._wait_durable(_make_ticket(state), generation, page)
+                self.make_durable(state, generation, page)
             yield
 
     def begin(
@@ -285,10 +286,10 @@ class Shard:
         ``StorageError`` if it could not be made durable. Then nothing was written.
         """
         if pending.generation.header.durable:
-            self._wait_durable(_make_ticket(pending.state), pending.generation, pending.page)
+            self.make_durable(pending.state, pending.generation, pending.page)
         if pending.refusal is not None:
             raise pending.refusal
-        self._compact_if_due(pending.state)
+        self.upkeep.after_commit(pending.state)
         return pending.records[-1]
 
     def find_written(self, key: str) -> Record | None:
@@ -541,6 +542,18 @@ class Shard:
         except OSError:
             return  # the next writer writes over it
 
+    def make_durable(self, state: State, generation: Generation, page: ControlPage) -> None:
+        """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
+        if generation.header.durable:
+            self._wait_durable(
+                Ticket(state.generation, state.cuts, state.end - state.length, state.end, state.checksum), generation, page
+            )
+            return
+        try:
+            files.sync_data(generation.fd)
+        except OSError as error:
+            raise self._describe_failure(error) from error
+
     def _wait_durable(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         if ticket.end == HEADER_BYTES:
             return
@@ -580,14 +593,6 @@ class Shard:
         error = StorageError.from_os(failed, "make durable", self.path)
         error.hint += "; then open the context again to go on writing"
         return error
-
-    def _compact_if_due(self, state: State) -> None:
-        if compaction.is_due(state, self._not_before_bytes):
-            try:
-                compaction.compact(self)
-            except (StorageError, Damaged, Busy):
-                # The write it follows is done and stays so. Without space the log goes on growing, and is tried again later.
-                self._not_before_bytes = state.end + state.end // 4
 
     # opening
 
@@ -640,10 +645,6 @@ class Shard:
             return None
         self._generation = generation
         return generation
-
-
-def _make_ticket(state: State) -> Ticket:
-    return Ticket(state.generation, state.cuts, state.end - state.length, state.end, state.checksum)
 
 
 def _check_epoch(standing: Standing, writer: WriterLike | None) -> None:

@@ -72,6 +72,18 @@ class Slot(NamedTuple):
         return self.word & _TOMBSTONE != 0
 
 
+class Image(NamedTuple):
+    """The content of a table."""
+
+    directory: bytes
+    buckets: bytes
+
+    def write(self, path: Path, header: Header, cuts: int) -> None:
+        """Make the file of a table that holds this, whole or not at all. Raises ``StorageError``."""
+        head = _encode_head(header, cuts).ljust(_DEPTH_AT, b"\0") + _encode_depth((len(self.directory) // 4).bit_length() - 1)
+        _write_parts(path, [(0, head), (_DIRECTORY_AT, self.directory), (_BUCKETS_AT, self.buckets)])
+
+
 class Lookup(Protocol):
     """What a reader needs of a table."""
 
@@ -199,6 +211,18 @@ class Table:
         self._write(bytes(stays), position)
         self._load_directory()
 
+    def put(self, tag: int, before: int, word: int) -> None:
+        """Let the hash lead to ``word``, in place of the word that leads to ``before`` if there is one."""
+        position = next((slot.position for slot in self.find(tag, anew=True) if before and slot.address == before), None)
+        while position is None and (position := self.find_room(tag)) is None:
+            self.split(tag)
+        self.store(position, tag, word)
+
+    def read_whole(self) -> Image:
+        """Return all of the table. Call it under the shard lock."""
+        self._load_directory()
+        return Image(self._directory, self._read(_BUCKETS_AT, self._count_buckets() * _PAGE_BYTES))
+
     def store(self, position: int, tag: int, word: int) -> None:
         """Let the slot at ``position`` be of that hash and lead there. Raises ``StorageError``."""
         self._write(_SLOT.pack(tag, word), position)
@@ -287,20 +311,25 @@ class DictTable:
 
     def write(self, path: Path, header: Header, cuts: int) -> None:
         """Make the file of a table that holds all this, whole or not at all. Raises ``StorageError``."""
-        temporary = path.with_name(files.name_temporary(path.name))
+        _write_parts(path, _build(self._words, header, cuts))
+
+
+def _write_parts(path: Path, parts: Iterable[tuple[int, bytes]]) -> None:
+    """Let ``path`` hold these parts at their offsets, with holes between them; not flushed, but whole or not at all."""
+    temporary = path.with_name(files.name_temporary(path.name))
+    try:
+        failpoints.hit("table.make")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            failpoints.hit("table.make")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                for offset, data in _build(self._words, header, cuts):
-                    if os.pwrite(fd, data, offset) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(fd)
-            os.replace(temporary, path)
-        except OSError as error:
-            files.remove_quietly(temporary)
-            raise StorageError.from_os(error, "index", path) from error
+            for offset, data in parts:
+                if os.pwrite(fd, data, offset) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError as error:
+        files.remove_quietly(temporary)
+        raise StorageError.from_os(error, "index", path) from error
 
 
 def _build(words: dict[int, list[int]], header: Header, cuts: int) -> Iterator[tuple[int, bytes]]:

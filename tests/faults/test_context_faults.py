@@ -980,10 +980,10 @@ def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     """The test above has teeth: with the flush planted out of all commits but the first, it finds lost writes."""
     flush = GroupFlush._flush
 
-    def forget_to(self: GroupFlush, ticket: Ticket, generation: Generation, page: ControlPage) -> bool:
+    def forget_to(self: GroupFlush, ticket: Ticket, generation: Generation, page: ControlPage) -> tuple[bool, int]:
         written = page.read_written()
         assert written is not None
-        return flush(self, ticket, generation, page) if written.revision == 1 else self._publish(page, written)
+        return flush(self, ticket, generation, page) if written.revision == 1 else (self._publish(page, written), 0)
 
     monkeypatch.setattr(GroupFlush, "_flush", forget_to)
     _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
