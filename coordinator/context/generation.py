@@ -18,7 +18,7 @@ from coordinator.context import log
 from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Placed, Record
 from coordinator.context.control import State
 from coordinator.context.log import Scan
-from coordinator.context.table import Lookup, Slot, TableVoid, make_tag, may_be_below
+from coordinator.context.table import Lookup, Slot, TableVoid, make_tag
 
 #: Records that a process keeps at hand, of each shard. Arbitrary, and small against the process.
 RECENT_RECORDS_BYTES = 1 << 18
@@ -110,11 +110,10 @@ class Generation:
     def iter_newest(self, prefix: str, state: State) -> Iterator[Record]:
         """Yield the entries below ``prefix`` that are present as of ``state``, in no order."""
         seen = set()
-        for word in self.table.iter_words():
+        for word in self.table.iter_words(prefix):
             slot = Slot(-1, word)
-            # A deletion that is newer than the state is not one yet.
-            if not may_be_below(word, prefix) and not (slot.is_tombstone and slot.address >= state.end):
-                continue
+            if slot.is_tombstone and slot.address < state.end:
+                continue  # a deletion that is newer than the state is not one yet
             placed = self._recent.get(slot.address)
             if placed is None and slot.address:
                 placed = log.find_record(self.fd, self.header, slot.address, self.path)

@@ -54,6 +54,8 @@ _ADDRESS_BITS = 40
 _ADDRESS = (1 << _ADDRESS_BITS) - 1
 _TOMBSTONE = 1 << _ADDRESS_BITS
 _TOP_SHIFT = 48
+#: Where the tops of a bucket's slots stand, in halves of four bytes.
+_TOP_AT, _TOP_STEP = (_FIRST_SLOT + 14) // 2, _SLOT_BYTES // 2
 
 
 class Slot(NamedTuple):
@@ -88,7 +90,7 @@ class Lookup(Protocol):
     """What a reader needs of a table."""
 
     def find(self, tag: int, *, anew: bool = False) -> list[Slot]: ...
-    def iter_words(self) -> Iterator[int]: ...
+    def iter_words(self, prefix: str = "") -> Iterator[int]: ...
 
 
 class TableVoid(Exception):
@@ -104,13 +106,6 @@ def make_word(key: str, address: int, *, deleted: bool) -> int:
     """Return the word of a slot that leads to the record at ``address``."""
     assert address <= _ADDRESS, "a log is compacted long before a terabyte"
     return address | (_TOMBSTONE if deleted else 0) | _make_top(key) << _TOP_SHIFT
-
-
-def may_be_below(word: int, prefix: str) -> bool:
-    """Tell whether the slot's key can be present and begin with ``prefix``."""
-    if word & _TOMBSTONE:
-        return False
-    return "/" not in prefix or word >> _TOP_SHIFT == _make_top(prefix)
 
 
 def _make_top(key: str) -> int:
@@ -168,15 +163,24 @@ class Table:
                 return found
             position, page = self._find_bucket(tag)
 
-    def iter_words(self) -> Iterator[int]:
-        """Yield the words of all slots, in no order. A split meanwhile may let some be yielded twice, and none be missed."""
+    def iter_words(self, prefix: str = "") -> Iterator[int]:
+        """Yield the words of all slots whose keys may begin with ``prefix``, in no order.
+
+        A split meanwhile may let some be yielded twice, and none be missed.
+        """
         seen: set[int] = set()
         while unseen := {bucket for (bucket,) in _CHECKSUM.iter_unpack(self._directory)} - seen:
             for bucket in sorted(unseen):
                 page = self._read(_BUCKETS_AT + bucket * _PAGE_BYTES, _PAGE_BYTES)
-                for tag, word in _SLOT.iter_unpack(page[_FIRST_SLOT:]):
-                    if tag:
-                        yield word
+                if "/" not in prefix:
+                    yield from (word for tag, word in _SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
+                    continue
+                top = _make_top(prefix)
+                for index, found in enumerate(memoryview(page).cast("H")[_TOP_AT::_TOP_STEP].tolist()):
+                    if found == top:
+                        tag, word = _SLOT.unpack_from(page, _FIRST_SLOT + index * _SLOT_BYTES)
+                        if tag:
+                            yield word
             seen |= unseen
             self._load_directory()
 
@@ -293,7 +297,7 @@ class DictTable:
     def find(self, tag: int, *, anew: bool = False) -> list[Slot]:
         return [Slot(-1, word) for word in self._words.get(tag, ())]
 
-    def iter_words(self) -> Iterator[int]:
+    def iter_words(self, prefix: str = "") -> Iterator[int]:
         for words in self._words.values():
             yield from words
 
