@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks.context.crew import call
 from benchmarks.context.machine import scratch_directory

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 #: What stands in memory costs nothing to flush: figures from there would be lies.
 _IN_MEMORY = {"tmpfs", "ramfs"}

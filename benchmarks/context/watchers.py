@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks.context.crew import Child, call, open_crew
 from benchmarks.context.machine import cpu_of, scratch_directory
@@ -87,7 +87,9 @@ class Idle:
 def measure_idle(number: int, peers: dict[str, type[Peer]], seconds: float, parent: Path) -> list[Idle]:
     """Let one watcher of each peer wait, all at the same time."""
     with ExitStack() as stack:
-        places = {name: stack.enter_context(peer.host(stack.enter_context(scratch_directory(parent)))) for name, peer in peers.items()}
+        places = {
+            name: stack.enter_context(peer.host(stack.enter_context(scratch_directory(parent)))) for name, peer in peers.items()
+        }
         for name, peer in peers.items():
             call(_fill_one, peer, places[name], "key/0")
         crew = stack.enter_context(open_crew())
@@ -99,7 +101,9 @@ def measure_idle(number: int, peers: dict[str, type[Peer]], seconds: float, pare
         before, began_s = {name: _cpu_of_both(both) for name, both in pids.items()}, time.monotonic()
         time.sleep(seconds)
         took_s = time.monotonic() - began_s
-        used = {name: [now - then for now, then in zip(_cpu_of_both(both), before[name], strict=True)] for name, both in pids.items()}
+        used = {
+            name: [now - then for now, then in zip(_cpu_of_both(both), before[name], strict=True)] for name, both in pids.items()
+        }
     return [
         Idle(round=number, peer=name, percent=own_s / took_s * 100, server_percent=server_s / took_s * 100)
         for name, (own_s, server_s) in used.items()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from benchmarks.context.peers.base import Peer, Place, PeerMissing
+from benchmarks.context.peers.base import Peer, Place
 
-__all__ = ["OURS", "Peer", "PeerMissing", "Place", "find_peers", "list_names"]
+__all__ = ["OURS", "Peer", "Place", "find_peers", "list_names"]
 
 OURS = "crewkeep"
 #: Name in the tables -> where it is.
@@ -40,11 +40,11 @@ def find_peers(names: Sequence[str] | None = None) -> tuple[dict[str, type[Peer]
             continue
         try:
             peer: type[Peer] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
-            peer.look()
         except ImportError as error:
             left_out[name] = f"the package {error.name} is not installed"
-        except PeerMissing as error:
-            left_out[name] = str(error)
+            continue
+        if missing := peer.find_missing():
+            left_out[name] = missing
         else:
             found[name] = peer
     return found, left_out

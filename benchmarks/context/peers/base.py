@@ -15,10 +15,6 @@ POLL_S = 0.001
 LOCK_TIMEOUT_S = 60.0
 
 
-class PeerMissing(Exception):
-    """Why a peer cannot run here."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Where one run of a peer lives."""
@@ -40,8 +36,9 @@ class Peer(ABC):
     lacks: ClassVar[str]
 
     @classmethod
-    def look(cls) -> None:
-        """Raise ``PeerMissing`` where it cannot run."""
+    def find_missing(cls) -> str | None:
+        """Return what it would need and does not find here, ``None`` if nothing."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -79,7 +76,7 @@ class Peer(ABC):
             if not self.swap(key, value, 0):
                 raise AssertionError(f"{key!r} was there before it was made")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - some have nothing to let go of
         """Let go of everything."""
 
 

@@ -73,11 +73,15 @@ class Ours(Peer):
         self.context.close()
 
 
+def _do_nothing(fd: object) -> None:
+    """Stand in for a flush."""
+
+
 @contextlib.contextmanager
 def without_flushes() -> Iterator[None]:
     """Let this process write without waiting for the disk, and flush everything at the end: filling is not measured."""
     kept = os.fsync, os.fdatasync
-    os.fsync = os.fdatasync = lambda descriptor: None
+    os.fsync = os.fdatasync = _do_nothing
     try:
         yield
     finally:

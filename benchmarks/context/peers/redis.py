@@ -16,7 +16,7 @@ import orjson
 import redis
 
 from benchmarks.context.crew import die_with_parent, end_process
-from benchmarks.context.peers.base import LOCK_TIMEOUT_S, Peer, PeerMissing, Place
+from benchmarks.context.peers.base import LOCK_TIMEOUT_S, Peer, Place
 from coordinator.system import processes
 
 _PROGRAM = "redis-server"
@@ -44,9 +44,8 @@ class Redis(Peer):
     lacks = "fairness, history, a stream without gaps"
 
     @classmethod
-    def look(cls) -> None:
-        if shutil.which(_PROGRAM) is None:
-            raise PeerMissing(f"the program {_PROGRAM} is not installed")
+    def find_missing(cls) -> str | None:
+        return None if shutil.which(_PROGRAM) else f"the program {_PROGRAM} is not installed"
 
     @classmethod
     def version(cls) -> str:
@@ -80,7 +79,7 @@ class Redis(Peer):
         return (None, 0) if found[1] is None else (orjson.loads(found[0]), int(found[1]))
 
     def swap(self, key: str, value: Any, version: int) -> bool:
-        done: Any = self.client.evalsha(self.swap_script, 1, key, str(version), orjson.dumps(value))  # type: ignore[arg-type]
+        done: Any = self.client.evalsha(self.swap_script, 1, key, str(version), orjson.dumps(value))
         return bool(done)
 
     def follow(self, key: str) -> Iterator[Any]:
@@ -124,7 +123,7 @@ def _start(directory: Path) -> tuple[Place, subprocess.Popen[str]]:
     )
     assert server.stdin is not None
     server.stdin.write(
-        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\nsave \"\"\nappendonly yes\nappendfsync always\n"
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\nsave ""\nappendonly yes\nappendfsync always\n'
         "no-appendfsync-on-rewrite no\nmaxclients 4096\ndir .\n"
     )
     server.stdin.close()
