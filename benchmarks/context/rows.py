@@ -86,6 +86,8 @@ def list_rows(amounts: Amounts) -> list[Row]:
             "keys-disk",
             lambda found: found.disk_ratios,
         ),
+        _bare(1),
+        _bare(16),
         _roof("commits-1", "1 writer", 1),
         _roof("commits-16-distinct", "16 writers, distinct keys", 16),
     ]
@@ -176,7 +178,22 @@ def _roof(work: str, title: str, count: int) -> Row:
         ours = {run.round: run.per_s for run in _of_work(found, work) if run.peer == OURS}
         return [ours[number] / bare[number] for number in ours if bare.get(number)]
 
-    return _more(f"{work}/roof", f"{title}, against bare pwrite + fdatasync of {count}", "x", None, None, work, values)
+    return _more(f"{work}/roof", f"{title}, against {count} of those", "x", None, None, work, values)
+
+
+def _bare(count: int) -> Row:
+    def values(found: Results) -> list[float]:
+        return [flushes.per_s / 1e3 for flushes in found.flushes if flushes.count == count]
+
+    return _more(
+        f"roof-{count}",
+        f"bare pwrite + fdatasync, {count} process{'' if count == 1 else 'es'}",
+        "k/s",
+        None,
+        None,
+        "roof",
+        values,
+    )
 
 
 def _of_work(found: Results, work: str) -> list[Run]:

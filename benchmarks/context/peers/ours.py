@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
-from benchmarks.context.peers.base import Peer, Place
+from benchmarks.context.peers.base import LOCK_TIMEOUT_S, Peer, Place
 from coordinator.context import SharedContext
 from coordinator.errors import VersionConflict
 
@@ -29,7 +29,8 @@ class Ours(Peer):
         return metadata.version("crewkeep")
 
     def __init__(self, place: Place) -> None:
-        self.context = SharedContext.open(place.directory / "context")
+        # As patient as all the others: a disk that hangs for ten seconds is the machine's noise, not a store's failure.
+        self.context = SharedContext.open(place.directory / "context", lock_timeout_s=LOCK_TIMEOUT_S)
         #: Times that ``update`` gave up and was called again.
         self.gave_up = 0
 
