@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.context.peers import OURS, list_names
 from benchmarks.context.plan import Amounts, Results
-from benchmarks.context.stats import Figure, cut, pair
+from benchmarks.context.stats import Figure, pair
 from benchmarks.context.writers import Run
 
 _PEERS = [name for name in list_names() if name != OURS]
@@ -212,7 +212,7 @@ def _idle(found: Results) -> list[float]:
 
 
 def _crowd_seen(found: Results) -> list[float]:
-    return [cut(crowd.seen_ms, 50) * 1000 for crowd in found.crowds]
+    return [crowd.delay_ms * 1000 for crowd in found.crowds]
 
 
 def _view(found: Results) -> list[float]:

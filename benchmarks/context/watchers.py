@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.context.crew import Child, call, open_crew
+from benchmarks.context.crew import Child, Crew, call, open_crew
 from benchmarks.context.machine import cpu_of, scratch_directory
 from benchmarks.context.peers import Peer, Place
 from benchmarks.context.stats import cut
@@ -121,19 +121,29 @@ class Crowd:
     each_mb: float
     #: Percent of one core, all together, while nothing happens.
     idle_percent: float
-    #: From the acknowledgement to the one watcher that is interested.
+    #: From the acknowledgement to the one watcher that is interested; 0 where it was seen before its writer had returned.
     seen_ms: list[float]
-    #: The write, with all of them waiting.
+    #: The write, with all of them waiting, and with nobody waiting.
     write_ms: list[float]
+    alone_ms: list[float]
     #: Processor time that all watchers together took for one write.
     stirred_ms: float
+
+    @property
+    def delay_ms(self) -> float:
+        """From the acknowledgement to the one that is interested, with what the crowd adds to the write itself.
+
+        A writer that wakes everybody before it returns would otherwise have been seen "at once".
+        """
+        began = [write_ms + seen_ms for write_ms, seen_ms in zip(self.write_ms, self.seen_ms, strict=True)]
+        return max(cut(self.seen_ms, 50), cut(began, 50) - cut(self.alone_ms, 50))
 
 
 def measure_crowd(wanted: int, seconds: float, writes: int, parent: Path) -> Crowd:
     """Let a crowd wait, then write to one after another of them."""
     with scratch_directory(parent) as directory:
-        call(_make_context, directory)
         with open_crew() as crew:
+            alone = _write_now(crew, directory, writes, wanted)
             watchers = [crew.start(_watch_own, directory, number) for number in range(min(wanted, _SAMPLE_COUNT))]
             for watcher in watchers:
                 watcher.hear()
@@ -144,12 +154,9 @@ def measure_crowd(wanted: int, seconds: float, writes: int, parent: Path) -> Cro
                 watcher.hear()
             watchers += more
             time.sleep(_SETTLE_S)
-            idle_s, _ = _let_pass(watchers, seconds)
-            writer = crew.start(_write_to_some, directory, writes, len(watchers))
-            writer.hear()
+            idle_s = _let_pass(watchers, seconds)
             before_s, began_s = sum(cpu_of(watcher.pid) for watcher in watchers), time.monotonic()
-            writer.tell("go")
-            acknowledged = writer.hear()
+            acknowledged = _write_now(crew, directory, writes, len(watchers))
             seen = [(watchers[which].hear(), at_s, took_s) for which, at_s, took_s in acknowledged]
             lasted_s = time.monotonic() - began_s
             stirred_s = sum(cpu_of(watcher.pid) for watcher in watchers) - before_s - idle_s / seconds * lasted_s
@@ -160,16 +167,17 @@ def measure_crowd(wanted: int, seconds: float, writes: int, parent: Path) -> Cro
         idle_percent=idle_s / seconds * 100,
         seen_ms=[max(0.0, seen_s - at_s) * 1000 for seen_s, at_s, _ in seen],
         write_ms=[took_s * 1000 for _, _, took_s in seen],
+        alone_ms=[took_s * 1000 for _, _, took_s in alone],
         stirred_ms=max(0.0, stirred_s) / writes * 1000,
     )
 
 
-def _let_pass(watchers: list[Child], seconds: float) -> tuple[float, float]:
-    """Return the processor time that all watchers took in so many seconds, and how long that really was."""
+def _let_pass(watchers: list[Child], seconds: float) -> float:
+    """Return the processor time that all watchers took in so many seconds."""
     before_s, began_s = sum(cpu_of(watcher.pid) for watcher in watchers), time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - began_s
-    return (sum(cpu_of(watcher.pid) for watcher in watchers) - before_s) * seconds / took_s, took_s
+    return (sum(cpu_of(watcher.pid) for watcher in watchers) - before_s) * seconds / took_s
 
 
 def _cpu_of_both(pids: tuple[int, int]) -> list[float]:
@@ -212,10 +220,6 @@ def _write_slowly(link: Connection, peer: type[Peer], place: Place, key: str, co
     store.close()
 
 
-def _make_context(directory: Path) -> None:
-    SharedContext.open(directory / "context").close()
-
-
 def _watch_own(link: Connection, directory: Path, number: int) -> None:
     context = SharedContext.open(directory / "context")
     changes = context.watch(f"crowd/{number}/")
@@ -224,11 +228,15 @@ def _watch_own(link: Connection, directory: Path, number: int) -> None:
         link.send(time.monotonic())
 
 
+def _write_now(crew: Crew, directory: Path, writes: int, count: int) -> list[tuple[int, float, float]]:
+    """Write to one after another of ``count`` watchers; return which it was, when that was acknowledged, and what it took."""
+    told: list[tuple[int, float, float]] = crew.start(_write_to_some, directory, writes, count).hear()
+    return told
+
+
 def _write_to_some(link: Connection, directory: Path, writes: int, count: int) -> None:
     context = SharedContext.open(directory / "context")
     context.put("elsewhere", make_value(0), unconditional=True)
-    link.send("ready")
-    link.recv()
     told = []
     for number in range(writes):
         time.sleep(random.uniform(*_PAUSE_S) * 4)
