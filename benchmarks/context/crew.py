@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import IO, Any
 
 from coordinator.system import processes
 from coordinator.system.processes import ProcessIdentity
@@ -27,6 +30,8 @@ from coordinator.system.processes import ProcessIdentity
 #: Nothing that a child does takes longer than this between two messages, except where a caller says so. Arbitrary.
 ANSWER_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 10.0
+#: A child that runs at all has written down where it stands by then.
+_ACCOUNT_S = 0.5
 _FORK = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -48,6 +53,8 @@ class Child:
     process: BaseProcess
     identity: ProcessIdentity | None
     link: Connection
+    #: Where it writes down where it stands, when asked to.
+    notes: IO[str]
 
     @property
     def pid(self) -> int:
@@ -57,7 +64,7 @@ class Child:
     def hear(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """Return the next thing the child says. Raises ``ChildFailed``."""
         if not self.link.poll(timeout_s):
-            raise ChildFailed(f"a process said nothing for {timeout_s:g} s")
+            raise ChildFailed(f"a process said nothing for {timeout_s:g} s; it stands at\n{self._where()}")
         try:
             told = self.link.recv()
         except EOFError:
@@ -65,6 +72,16 @@ class Child:
         if isinstance(told, _Failure):
             raise ChildFailed(told.text)
         return told
+
+    def _where(self) -> str:
+        """Return where the child stands, by its own account."""
+        self.notes.seek(0)
+        self.notes.truncate()
+        if self.identity is None or not processes.send_signal(self.identity, signal.SIGUSR1):
+            return "its end"
+        time.sleep(_ACCOUNT_S)
+        self.notes.seek(0)
+        return self.notes.read()
 
     def tell(self, what: object) -> None:
         """Say something to the child."""
@@ -80,18 +97,26 @@ class Crew:
     def start(self, act: Callable[..., object], *arguments: object) -> Child:
         """Let ``act(link, *arguments)`` run in a process of its own."""
         ours, theirs = _FORK.Pipe()
-        process = _FORK.Process(target=self._be_child, args=(ours, theirs, os.getpid(), act, arguments), daemon=True)
+        notes = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the crew
+        process = _FORK.Process(target=self._be_child, args=(ours, theirs, notes, os.getpid(), act, arguments), daemon=True)
         process.start()
         theirs.close()
         assert process.pid is not None
         # It is ours and nobody has reaped it, so the pid is still its own, whatever it does.
-        child = Child(process=process, identity=processes.identify(process.pid), link=ours)
+        child = Child(process=process, identity=processes.identify(process.pid), link=ours, notes=notes)
         self.children.append(child)
         return child
 
     def _be_child(
-        self, ours: Connection, theirs: Connection, parent: int, act: Callable[..., object], arguments: tuple[object, ...]
+        self,
+        ours: Connection,
+        theirs: Connection,
+        notes: IO[str],
+        parent: int,
+        act: Callable[..., object],
+        arguments: tuple[object, ...],
     ) -> None:
+        faulthandler.register(signal.SIGUSR1, notes)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is the parent's to handle
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
@@ -100,6 +125,7 @@ class Crew:
         ours.close()
         for other in self.children:
             other.link.close()
+            other.notes.close()
         try:
             act(theirs, *arguments)
         except BaseException:  # noqa: BLE001 - the outermost edge of a process; the parent raises it
@@ -109,6 +135,7 @@ class Crew:
         """End whoever still runs."""
         for child in self.children:
             child.link.close()
+            child.notes.close()
             if child.identity is not None:
                 processes.send_signal(child.identity, signal.SIGKILL)  # all first, so that none waits for another
         for child in self.children:

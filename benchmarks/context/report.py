@@ -277,9 +277,9 @@ def _format_rest(report: Mapping[str, Any]) -> str:
         fewer = "" if crowd["count"] == crowd["wanted"] else f" (of {crowd['wanted']}; more did not fit into memory)"
         lines.append(
             f"{crowd['count']} watchers{fewer}, each a process with {crowd['each_mb']:g} MB of its own: one write takes "
-            f"{show(crowd['write_p50_ms'], 'ms')}, with nobody watching {show(crowd['alone_p50_ms'], 'ms')}; it is seen by the one "
-            f"that is interested {show(crowd['seen_max_ms'], 'ms')} after its acknowledgement at the latest, and costs all watchers "
-            f"together {show(crowd['stirred_ms'], 'ms')} of a core."
+            f"{show(crowd['write_p50_ms'], 'ms')}, with nobody watching {show(crowd['alone_p50_ms'], 'ms')}; the one that is "
+            f"interested sees it {show(crowd['seen_max_ms'], 'ms')} after its acknowledgement at the latest, and it costs all "
+            f"watchers together {show(crowd['stirred_ms'], 'ms')} of a core."
         )
     return " ".join(lines)
 

@@ -27,7 +27,7 @@ class Lmdb(Peer):
     """
 
     configured = "sync, metasync"
-    notices = "polls last_txnid, 1 ms"
+    notices = "polls the transaction id, 1 ms"
     lacks = "group commit, notification, history"
 
     @classmethod
@@ -60,7 +60,9 @@ class Lmdb(Peer):
     def _iter_values(self, key: str, seen: int) -> Iterator[Any]:
         before = -1
         while True:
-            now = self.environment.info()["last_txnid"]
+            # Not ``info()["last_txnid"]``: it is raised a moment before readers are given what was committed.
+            with self.environment.begin() as transaction:
+                now = transaction.id()
             if now == before:
                 time.sleep(POLL_S)
                 continue
