@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.context.machine import describe_machine, is_in_memory
 from benchmarks.context.peers import OURS, Peer, list_names
 from benchmarks.context.plan import MEASUREMENTS, Amounts, Results
-from benchmarks.context.rows import judge_all
+from benchmarks.context.rows import NOT_MEASURED, judge_all
 from benchmarks.context.stats import Figure, cut, pair
 from benchmarks.context.writers import WORKS
 
@@ -191,6 +191,8 @@ def _format_rows(report: Mapping[str, Any]) -> str:
     lines = ["| | at least | aim | measured | spread | met |", "|---|---:|---:|---:|---:|---|"]
     for row in report["rows"]:
         unit, asked = row["unit"], [show(row[name], row["unit"]) if row[name] is not None else "" for name in ("at_least", "aim")]
+        if row["why"] == NOT_MEASURED:
+            continue
         if row["median"] is None:
             lines.append(f"| {row['title']} | {asked[0]} | {asked[1]} | | | {row['why']} |")
             continue

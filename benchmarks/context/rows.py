@@ -16,6 +16,8 @@ from benchmarks.context.stats import Figure, pair
 from benchmarks.context.writers import Run
 
 _PEERS = [name for name in list_names() if name != OURS]
+#: Why a row that was not asked for has no figure.
+NOT_MEASURED = "not measured"
 Values = Callable[[Results], list[float]]
 
 
@@ -101,8 +103,8 @@ def judge_all(results: Results, amounts: Amounts, only: Iterable[str], left_out:
         figure = Figure.of(values) if values else None
         why = None
         if figure is None:
-            missing = left_out.get(row.against or "")
-            why = f"{row.against}: {missing}" if missing else "not measured"
+            missing = left_out.get(row.against or "") if row.needs in only else None
+            why = f"{row.against}: {missing}" if missing else NOT_MEASURED
         found.append(
             {
                 "row": row.name,
