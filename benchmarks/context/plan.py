@@ -36,7 +36,8 @@ MEASUREMENTS = [
     "keys-memory",
     "keys-disk",
 ]
-_ROOF_COUNTS = (1, 16)
+#: Beside these the bare disk is measured, with as many processes.
+_ROOFS = {"commits-1", "commits-16-distinct"}
 #: How long the machine is looked at before anything is started.
 _REST_S = 1.0
 
@@ -109,6 +110,8 @@ def measure(peers: dict[str, type[Peer]], amounts: Amounts, only: Sequence[str],
             if work.name in only:
                 for name, peer in _rotate(peers.items(), number + at):
                     results.runs.append(writers.measure_writers(number, name, peer, work, amounts.seconds, parent))
+            if "roof" in only and work.name in _ROOFS:
+                results.flushes.append(disk.measure_flushes(number, work.count, amounts.seconds / 2, parent))
         for name, peer in _rotate(peers.items(), number):
             if "seen" in only:
                 results.seen.append(watchers.measure_seen(number, name, peer, amounts.changes, parent))
@@ -118,8 +121,6 @@ def measure(peers: dict[str, type[Peer]], amounts: Amounts, only: Sequence[str],
             results.idle += watchers.measure_idle(number, peers, amounts.idle_seconds, parent)
         if "view" in only:
             results.views += readers.measure_view(number, amounts.read_seconds, parent)
-        if "roof" in only:
-            results.flushes += [disk.measure_flushes(number, count, amounts.seconds / 2, parent) for count in _ROOF_COUNTS]
     if "crowd" in only:
         _say(f"{amounts.watchers} watchers")
         results.crowds.append(watchers.measure_crowd(amounts.watchers, amounts.idle_seconds, amounts.crowd_writes, parent))
