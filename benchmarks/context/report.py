@@ -19,6 +19,8 @@ from benchmarks.context.writers import WORKS
 FORMAT = 1
 #: Others' use of the cores above which a run says of itself that only its ratios are worth reading.
 QUIET_CORES = 0.2
+#: The same for the disk: the bare flush of one process in the best round by that in the worst. Arbitrary.
+QUIET_DISK = 1.5
 _MET = {"aim": "aim", "yes": "yes", "no": "**no**", None: ""}
 
 
@@ -174,15 +176,20 @@ def _format_facts(report: Mapping[str, Any]) -> str:
         f"{machine['kernel']}, {machine['file_system']}, Python {machine['python']}; {amounts['rounds']} interleaved rounds "
         f"of {amounts['seconds']:g} s; values of 1 KB, every commit durable against power loss."
     ]
-    others = noise["others_cores"]
+    others, is_noisy = noise["others_cores"], noise["rest_cores"] > QUIET_CORES
     if others:
         # A round trip to the disk is work of the kernel that no process is charged for; hence never quite zero.
         lines.append(
             f"Others used {noise['rest_cores']:.2f} cores before the run and {others['median']:.2f} "
             f"({others['low']:.2f} to {others['high']:.2f}) during it."
         )
-        if max(others["median"], noise["rest_cores"]) > QUIET_CORES:
-            lines.append("**The machine was not quiet: read the ratios, and those with their spread.**")
+        is_noisy |= others["median"] > QUIET_CORES
+    if report["roof"]:
+        bare = report["roof"][0]["per_s"]
+        lines.append(f"The disk alone did {show_rate(bare['low'])} to {show_rate(bare['high'])} flushes/s for one process.")
+        is_noisy |= bare["high"] > QUIET_DISK * bare["low"]
+    if is_noisy:
+        lines.append("**The machine was not quiet: read the ratios, and those with their spread.**")
     if report["in_memory"]:
         lines.append("**The files were in memory, where nothing is durable: these figures are worth nothing.**")
     lines += [f"Left out: {name} ({why})." for name, why in report["left_out"].items()]

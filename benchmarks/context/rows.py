@@ -46,9 +46,9 @@ class Row:
         return "aim" if sign * median >= sign * self.aim else "yes" if sign * median >= sign * self.at_least else "no"
 
 
-def list_rows(amounts: Amounts) -> list[Row]:
-    """Return every row."""
-    keys, crowd = f"{amounts.keys:,} keys", f"{amounts.watchers} idle watchers"
+def list_rows(amounts: Amounts, crowd_count: int | None = None) -> list[Row]:
+    """Return every row; ``crowd_count`` watchers were as many as the machine carried."""
+    keys, crowd = f"{amounts.keys:,} keys", f"{crowd_count or amounts.watchers} idle watchers"
     return [
         _against("commits-1", "durable commits/s, 1 writer", "sqlite", 1.0, 1.25),
         _against("commits-4-distinct", "4 writers, distinct keys", "sqlite", 1.9, 2.5),
@@ -98,7 +98,7 @@ def list_rows(amounts: Amounts) -> list[Row]:
 def judge_all(results: Results, amounts: Amounts, only: Iterable[str], left_out: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return every row for JSON, with its figure or why there is none."""
     found = []
-    for row in list_rows(amounts):
+    for row in list_rows(amounts, results.crowds[-1].count if results.crowds else None):
         values = row.values(results) if row.needs in only else []
         figure = Figure.of(values) if values else None
         why = None

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.context.peers import list_names
 from benchmarks.context.plan import MEASUREMENTS, Amounts, Results
 from benchmarks.context.report import show, show_rate
-from benchmarks.context.rows import judge_all, list_rows
+from benchmarks.context.rows import NOT_MEASURED, judge_all, list_rows
 from benchmarks.context.stats import Figure, cut, pair
-from benchmarks.context.watchers import Idle
+from benchmarks.context.watchers import Crowd, Idle
 from benchmarks.context.writers import Run
 
 
@@ -88,6 +88,34 @@ def test_fairness_is_the_unluckiest_by_the_luckiest() -> None:
 def test_p99_is_compared_the_other_way_round() -> None:
     runs = [make_run(0, "crewkeep", "commits-64-same", 1, p99_ms=2), make_run(0, "sqlite", "commits-64-same", 1, p99_ms=50)]
     assert find_row(Results(runs=runs), "commits-64-same/p99")["median"] == 25
+
+
+def make_crowd(write_ms: float, seen_ms: float, count: int = 512) -> Crowd:
+    return Crowd(
+        wanted=512,
+        count=count,
+        each_mb=1.0,
+        idle_percent=1.0,
+        seen_ms=[seen_ms] * 9,
+        write_ms=[write_ms] * 9,
+        alone_ms=[1.0] * 9,
+        stirred_ms=0.0,
+    )
+
+
+def test_a_writer_that_wakes_the_crowd_before_it_returns_is_charged_for_it() -> None:
+    assert make_crowd(write_ms=1.0, seen_ms=0.5).delay_ms == 0.5
+    assert make_crowd(write_ms=81.0, seen_ms=0.0).delay_ms == 80.0
+    assert find_row(Results(crowds=[make_crowd(81.0, 0.0)]), "crowd-seen")["median"] == 80_000
+
+
+def test_a_crowd_that_was_smaller_than_asked_for_is_called_so() -> None:
+    assert str(find_row(Results(crowds=[make_crowd(1.0, 0.0, count=100)]), "crowd-idle")["title"]).startswith("100 idle watchers")
+
+
+def test_a_row_that_nobody_asked_for_is_not_called_missing() -> None:
+    row = next(row for row in judge_all(Results(), Amounts(), ["view"], {"lmdb": "not there"}) if row["row"] == "reads/lmdb")
+    assert row["why"] == NOT_MEASURED
 
 
 def test_a_peer_that_is_missing_is_named_in_its_row() -> None:

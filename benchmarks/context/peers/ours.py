@@ -81,10 +81,12 @@ def _do_nothing(fd: object) -> None:
 @contextlib.contextmanager
 def without_flushes() -> Iterator[None]:
     """Let this process write without waiting for the disk, and flush everything at the end: filling is not measured."""
-    kept = os.fsync, os.fdatasync
-    os.fsync = os.fdatasync = _do_nothing
+    kept = {name: getattr(os, name) for name in ("fsync", "fdatasync") if hasattr(os, name)}
     try:
+        for name in kept:
+            setattr(os, name, _do_nothing)
         yield
     finally:
-        os.fsync, os.fdatasync = kept
+        for name, flush in kept.items():
+            setattr(os, name, flush)
         os.sync()
