@@ -6,7 +6,7 @@ WORKERS ?= 2
 # An ordinary installation compiles once; an editable one, where bytecode is not written, would compile at every start.
 COMPILE := @$(BIN)/python -m compileall -q coordinator recovery crewkeep
 
-.PHONY: demo test lint bench prove docs test-needs clean
+.PHONY: demo test lint bench bench-context bench-readme prove docs test-needs clean
 .DEFAULT_GOAL := demo
 
 demo: .make/run          ## four sessions, two kill -9, nothing lost
@@ -21,8 +21,14 @@ lint: .make/dev          ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .make/run         ## print the measurements and write them as JSON below benchmarks/results
+bench: .make/bench       ## print all measurements and write them as JSON below benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-context: .make/bench   ## the shared context against its peers: ARGS='--help' shows how to measure less
+	$(BIN)/python -m benchmarks.context $(ARGS)
+
+bench-readme: .make/run  ## publish the last bench-context: keep its figures in the repository and write them into README.md
+	$(BIN)/python -m benchmarks.readme benchmarks/results/context.json
 
 prove: .make/dev         ## kill whoever is there, 200 random rounds, and prove that nothing is lost
 	ROUNDS=200 $(BIN)/python -m pytest -q tests/processes/test_random_rounds.py $(ARGS)
@@ -51,6 +57,17 @@ test-needs: .make/agents
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(COMPILE)
 	@touch $@ .make/run
+
+# What the shared context is measured against. A peer that cannot be installed is named as left out by the benchmark.
+# Debian starts a service with redis-server, so it is installed only where that is meant (CI) or cannot be (containers).
+.make/bench: .make/run
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]' || for peer in lmdb diskcache 'redis[hiredis]'; do \
+	  $(BIN)/python -m pip install --quiet "$$peer" || echo "$$peer could not be installed; it will be left out" >&2; done
+	@if ! command -v redis-server >/dev/null 2>&1 && { [ "$$CI" = true ] || [ ! -d /run/systemd/system ]; } \
+	  && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null || true; fi
+	@command -v redis-server >/dev/null 2>&1 || echo "redis-server is not installed; redis will be left out" >&2
+	@touch $@
 
 .make/venv:
 	@mkdir -p .make

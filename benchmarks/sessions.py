@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from coordinator.config import Settings
 from coordinator.paths import Home
@@ -45,12 +45,12 @@ BENCH_SETTINGS = {"CREWKEEP_START_LIMIT": "1000", "CREWKEEP_START_DELAY_S": "0.0
 _LIMIT_S = 30.0
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=40, help="kills of each kind")
     parser.add_argument("--idle-s", type=float, default=20.0, help="how long idle sessions are watched")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     os.environ.update(BENCH_SETTINGS)
     before = psutil.cpu_times()
     rows: list[dict[str, Any]] = []

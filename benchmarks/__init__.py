@@ -1,0 +1,1 @@
+"""What the product costs, measured from outside. Belongs here: measurements and what prints them. Asserts no speed."""
