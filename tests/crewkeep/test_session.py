@@ -532,7 +532,8 @@ def test_the_programs_own_handlers_stay_its_own(home: Home, tmp_path: Path) -> N
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     with crewkeep.Session.start("planner"):
         ready()
-        time.sleep(60)
+        while True:  # one long sleep would miss a signal that comes just before it
+            time.sleep(0.01)
     """
     with Program(home, tmp_path, body) as program:
         program.wait_ready()
