@@ -18,14 +18,12 @@ from coordinator.errors import CrewkeepError, Damaged, FormatTooNew
 from coordinator.paths import Home
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.mounts import NETWORK_FILE_SYSTEMS, find_file_system
 
 Level = Literal["ok", "warn", "bad"]
 
 #: Below so much free space a checkpoint or a full output log no longer fits. Arbitrary.
 _LOW_SPACE_BYTES = 256 << 20
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre"}
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +87,8 @@ def _check_home(home: Home) -> Iterator[Check]:
         yield Check(name="home", level="bad", message=f"{home.path} cannot be written", hint="check its file system and mode")
     else:
         yield Check(name="home", level="ok", message=str(home.path))
-    kind = _find_file_system(home.path)
-    if kind in _NETWORK_FILE_SYSTEMS:
+    kind = find_file_system(home.path)
+    if kind in NETWORK_FILE_SYSTEMS:
         yield Check(
             name="file system",
             level="bad",
@@ -263,19 +261,3 @@ def _check_quarantine(home: Home) -> Iterator[Check]:
             message=f"{len(kept)} damaged files were set aside ({size} bytes)",
             hint=f"read the reasons in {home.quarantine}; remove what you do not need",
         )
-
-
-def _find_file_system(path: Path) -> str | None:
-    """Return the type of the file system below ``path``; ``None`` where the system does not tell."""
-    best, kind = "", None
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
-            for line in mounts:
-                _, place, found, *_ = line.split(" ")
-                place = place.replace("\\040", " ")
-                inside = place == "/" or path == Path(place) or str(path).startswith(place + "/")
-                if inside and len(place) >= len(best):
-                    best, kind = place, found
-    except (OSError, ValueError):
-        return None
-    return kind

@@ -309,8 +309,8 @@ class ContextBase(ABC):
         """Wait until the bell's number for ``prefix`` is not ``seen``, at most ``timeout_s``; return it."""
 
     @abstractmethod
-    def ring(self) -> None:
-        """Wake everybody who waits for the bell, for no reason."""
+    def ring(self, prefix: str | None = None) -> None:
+        """Wake everybody who waits for the bell, or only who waits for ``prefix``, for no reason."""
 
     @abstractmethod
     def fence(self, session: str, epoch: int) -> None:

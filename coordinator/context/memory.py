@@ -126,7 +126,7 @@ class MemoryContext(ContextBase):
             self._changed.wait_for(lambda: self._bell != seen or self.closed, timeout_s)
             return self._bell
 
-    def ring(self) -> None:
+    def ring(self, prefix: str | None = None) -> None:
         with self._changed:
             self._ring()
 

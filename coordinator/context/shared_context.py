@@ -25,8 +25,9 @@ from coordinator.context.shard import TURN_NAME, Pending, Shard
 from coordinator.context.table import TableVoid
 from coordinator.context.values import decode_value, encode_value
 from coordinator.context.watch import TURN_WORD, find_word, list_words
-from coordinator.errors import CrewkeepError, Damaged, InvalidInput
+from coordinator.errors import CrewkeepError, Damaged, InvalidInput, Refused
 from coordinator.system.clock import SYSTEM, Clock
+from coordinator.system.mounts import NETWORK_FILE_SYSTEMS, find_file_system
 from coordinator.system.wakeup import WORDS, Bell
 
 #: Looks at all shards until two in a row agree, before a snapshot locks them. Arbitrary; a look takes microseconds.
@@ -80,7 +81,8 @@ class SharedContext(ContextBase):
         """Open the context in ``directory``, making it where there is none (unless ``must_exist``: ``NotFound``).
 
         ``shards`` counts only when it is made. Raises ``InvalidInput`` where it was made with another durability,
-        ``Damaged`` where it cannot be told what is there, ``FormatTooNew``, ``Busy`` or ``StorageError``.
+        ``Refused`` on a network file system, ``Damaged`` where it cannot be told what is there, ``FormatTooNew``, ``Busy`` or
+        ``StorageError``.
         A damaged shard does not keep the others from being used; what touches it raises ``Damaged``.
         """
         if durability not in ("durable", "process"):
@@ -88,6 +90,11 @@ class SharedContext(ContextBase):
         if not isinstance(shards, int) or not 1 <= shards <= meta.SHARD_LIMIT:
             raise InvalidInput(f"{shards!r:.40} is not a number of shards", hint=f"use 1 to {meta.SHARD_LIMIT}")
         path = Path(os.path.realpath(directory))
+        if (kind := find_file_system(path)) in NETWORK_FILE_SYSTEMS:
+            raise Refused(
+                f"{path} is on {kind}, a network file system: locks and durability cannot be promised there",
+                hint="use a directory on a local disk, for example by CREWKEEP_HOME",
+            )
         found = meta.open_meta(
             path, durable=durability == "durable", shards=shards, must_exist=must_exist, timeout_s=lock_timeout_s
         )
@@ -210,8 +217,8 @@ class SharedContext(ContextBase):
     def wait_bell(self, seen: int, timeout_s: float, prefix: str = "") -> int:
         return self._bell.wait(seen, timeout_s, find_word(prefix))
 
-    def ring(self) -> None:
-        self._bell.ring(*range(WORDS))
+    def ring(self, prefix: str | None = None) -> None:
+        self._bell.ring(*(range(WORDS) if prefix is None else [find_word(prefix)]))
 
     def fence(self, session: str, epoch: int) -> None:
         check_writer(session, epoch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from coordinator.config import CHANGES_LIMIT
@@ -33,6 +33,16 @@ def find_word(prefix: str) -> int:
     return _number("/".join(parts) + "/") if parts else 0
 
 
+def find_common(prefixes: Iterable[str]) -> str:
+    """Return the longest prefix that all of these begin with."""
+    ordered = sorted(prefixes)
+    if not ordered:
+        return ""
+    first, last = ordered[0], ordered[-1]
+    length = next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[:length]
+
+
 def list_words(key: str) -> list[int]:
     """Return the numbers of the bell that a commit of ``key`` rings."""
     words, end = [0], key.find("/")
@@ -43,7 +53,7 @@ def list_words(key: str) -> list[int]:
 
 
 def _number(directory: str) -> int:
-    return _FIRST_WORD + zlib.crc32(directory.encode("utf-8")) % (WORDS - _FIRST_WORD)
+    return _FIRST_WORD + zlib.crc32(directory.encode("utf-8", "surrogatepass")) % (WORDS - _FIRST_WORD)
 
 
 class Watched(Protocol):

@@ -225,7 +225,7 @@ class Breaker:
 
     def _ring_all(self) -> None:
         """Wake every coordinator thread of the home. One that cannot be rung looks by itself in time."""
-        from coordinator.system.wakeup import Bell
+        from coordinator.system.wakeup import WORDS, Bell
 
         try:
             contexts = os.listdir(self._home.contexts)
@@ -238,5 +238,5 @@ class Breaker:
                     bell = Bell(path)
                 except StorageError:
                     continue
-                bell.ring()
+                bell.ring(*range(WORDS))
                 bell.close()

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 
 from coordinator.config import BREAKER_QUIET_S, CHANGES_LIMIT, SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context.model import Change, Context
-from coordinator.context.watch import find_position
+from coordinator.context.watch import find_common, find_position
 from coordinator.errors import Busy, CrewkeepError, RevisionCompacted, StorageError, Superseded
 from coordinator.paths import Home
 from coordinator.services.breaker import Breaker, BreakerState
@@ -79,6 +79,8 @@ class CoordinatorThread:
         self._lock = threading.RLock()
         self._watches: tuple[Watch, ...] = ()
         self._views: dict[str, View] = {}
+        #: What all views begin with: commits elsewhere need not wake the thread.
+        self._watched = ""
         self._position: dict[int, int] | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -120,7 +122,7 @@ class CoordinatorThread:
         if thread is None or thread is threading.current_thread():
             return thread is None
         try:
-            self._context.ring()
+            self._context.ring(self._watched)
         except (CrewkeepError, OSError):
             pass  # it ticks
         thread.join(timeout_s)
@@ -186,6 +188,7 @@ class CoordinatorThread:
             view.holders -= 1
             if view.holders <= 0:
                 self._views.pop(view.prefix, None)
+                self._watched = find_common(self._views)
 
     @property
     def held_prefixes(self) -> tuple[str, ...]:
@@ -196,6 +199,9 @@ class CoordinatorThread:
         view = self._views.get(prefix)
         if view is None:
             view = self._views[prefix] = View(prefix, self._context.snapshot(prefix))
+            before, self._watched = self._watched, find_common(self._views)
+            if self._thread is not None and before != self._watched:
+                self._context.ring(before)  # the thread may be waiting for too little
         view.holders += 1
         return view
 
@@ -206,10 +212,11 @@ class CoordinatorThread:
 
     def _run(self) -> None:
         while not self._stopping.is_set() and self.superseded is None:
-            seen = self._read_bell()
+            watched = self._watched
+            seen = self._read_bell(watched)
             moved = self._turn()
             if self.superseded is None and not self._stopping.is_set():
-                self._wait(seen, moved)
+                self._wait(seen, watched, moved)
         if self.superseded is None:
             self._turn(last=True)
         if self._heartbeat is not None:
@@ -235,7 +242,7 @@ class CoordinatorThread:
             self._report("bug", traceback.format_exc(limit=-4))
         return False
 
-    def _wait(self, seen: int | None, moved: bool) -> None:
+    def _wait(self, seen: int | None, watched: str, moved: bool) -> None:
         """Wait for the next turn: for a ring if anybody watches, else for the tick."""
         tick_s = min(self._settings.heartbeat_interval_s, _LONGEST_TICK_S) * random.uniform(0.9, 1.0)
         if self._is_quiet or not self._views:
@@ -247,18 +254,18 @@ class CoordinatorThread:
             return
         if seen is not None and not self.breaker.failures:
             try:
-                self._context.wait_bell(seen, tick_s)
+                self._context.wait_bell(seen, tick_s, watched)
                 return
             except (CrewkeepError, OSError) as error:
                 self._report_io(error)
         self._poll_s = _FIRST_POLL_S if moved else min(self._poll_s * 2, tick_s)
         self._wake.wait(self._poll_s * random.uniform(0.7, 1.0))
 
-    def _read_bell(self) -> int | None:
+    def _read_bell(self, watched: str) -> int | None:
         if not self._views:
             return None
         try:
-            return self._context.bell()
+            return self._context.bell(watched)
         except (CrewkeepError, OSError):
             return None
 

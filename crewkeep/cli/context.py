@@ -197,14 +197,14 @@ def watch(
             raise InvalidInput(f"there is no shard {min(unknown)}", hint=f"shards: 0 to {max(context.revisions())}")
         while True:
             # The bell is read first: a change that comes after the look rings it again.
-            seen = context.bell()
+            seen = context.bell(prefix)
             changes = context.read_changes(prefix, position)
             for change in changes:
                 _print_change(change, as_json)
             moved = changes.position != position
             position = dict(changes.position)
             if not moved:
-                context.wait_bell(seen, _WAIT_S)
+                context.wait_bell(seen, _WAIT_S, prefix)
 
 
 def export(

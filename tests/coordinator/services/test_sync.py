@@ -371,7 +371,7 @@ def test_repeated_io_failures_open_the_breaker_and_a_probe_closes_it(rig: Rig, m
     failing.set()
     rig.put("k", 1)
     wait_until(lambda: Breaker(rig.home).state() is not BreakerState.CLOSED, what="the breaker to open")
-    assert rig.thread.failures.count >= BREAKER_FAILURES
+    wait_until(lambda: rig.thread.failures.count >= BREAKER_FAILURES, what="the failures to be told")
     rig.wait_beats()
     assert rig.thread.is_running
     rig.put("k", 2)
