@@ -10,6 +10,7 @@ above the published state is suspect from then on: nobody publishes it, and whoe
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,15 @@ from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import EVERYBODY, Bell
 
-#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes; and where the leader
-#: of one was stopped, others still lead.
+#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
 LEAD_NAMES = ("lead-0", "lead-1")
 PUBLISH_NAME = "publish"
 #: More than there are flushes under way.
 FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
 _LEADER_TIMEOUT_S = 0.025
+#: Who has waited so long flushes without being asked: the leaders may be stopped. Two flushes of one log do no harm.
+_PATIENCE_S = 0.25
 
 
 class Ticket(NamedTuple):
@@ -59,13 +61,15 @@ class GroupFlush:
 
     def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
+        patience_s = time.monotonic() + _PATIENCE_S
         while True:
             lead = next((lead for lead in self._leads if lead.acquire(0)), None)
-            if lead is not None:
+            if lead is not None or time.monotonic() > patience_s:
                 try:
                     is_done, number = self._flush(ticket, generation, page)
                 finally:
-                    lead.release()
+                    if lead is not None:
+                        lead.release()
                 if number:
                     self._bell.wake(self._word_of(number + 1), 1)  # one of those whom the next flush serves, to lead it
                 if is_done:
@@ -156,7 +160,7 @@ class _Publishing:
         if not self._lock.acquire(self._timeout_s):
             raise Busy(
                 f"{self._lock.path} has been locked for {self._timeout_s:g} s",
-                hint="a process was stopped while it published; `crewkeep doctor` names it",
+                hint="see which process holds it and is stopped; what waits for it may become durable later",
                 path=str(self._lock.path),
             )
 

@@ -279,8 +279,8 @@ class Shard:
 
         return self._append_alone(decide)
 
-    def finish(self, pending: Pending) -> Record:
-        """Return the record once it is durable and visible to everybody.
+    def finish(self, pending: Pending) -> None:
+        """Return once what was appended, and all before it, is durable and visible to everybody.
 
         Raises ``VersionConflict``, ``Superseded`` or ``NotFound`` if it was refused, once what it was refused for is durable;
         ``StorageError`` if it could not be made durable. Then nothing was written.
@@ -290,7 +290,6 @@ class Shard:
         if pending.refusal is not None:
             raise pending.refusal
         self.upkeep.after_commit(pending.state)
-        return pending.records[-1]
 
     def find_written(self, key: str) -> Record | None:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
@@ -323,9 +322,7 @@ class Shard:
         self._commit(decide)
 
     def _commit(self, decide: Callable[[Generation, State], Decision]) -> None:
-        pending = self._append_alone(decide)
-        if pending.records:
-            self.finish(pending)
+        self.finish(self._append_alone(decide))  # also where another has just appended it: it must be durable
 
     def _append_alone(self, decide: Callable[[Generation, State], Decision]) -> Pending:
         refusal: CrewkeepError | None = None

@@ -116,7 +116,8 @@ class SharedContext(ContextBase):
         )
 
     def _finish(self, shard: Shard, pending: Pending) -> Entry:
-        record = shard.finish(pending)
+        shard.finish(pending)
+        record = pending.records[-1]
         self._bell.ring(*list_words(record.key))
         return _to_entry(record)
 

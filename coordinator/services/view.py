@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar, overload
 
 from coordinator.context.model import Change, Context, Entry, Snapshot
 
+_T = TypeVar("_T")
 #: Called on the coordinator thread with each change, in the order of its shard.
 Watcher = Callable[[Change], object]
 
@@ -27,9 +29,18 @@ class View(Mapping[str, Entry]):
         #: How many watchers and callers hold it.
         self.holders = 0
 
+    # One look into a dictionary is whole by itself; only what changes or walks it takes the lock.
+
     def __getitem__(self, key: str) -> Entry:
-        with self._lock:
-            return self._entries[key]
+        return self._entries[key]
+
+    @overload
+    def get(self, key: str, /) -> Entry | None: ...
+    @overload
+    def get(self, key: str, /, default: Entry | _T) -> Entry | _T: ...
+    def get(self, key: str, /, default: object = None) -> object:
+        """Return the entry, ``default`` if there is none. As quick as a dictionary."""
+        return self._entries.get(key, default)
 
     def __iter__(self) -> Iterator[str]:
         with self._lock:

@@ -19,6 +19,7 @@ from support import make_environment, wait_until
 from coordinator.context import SharedContext
 from coordinator.errors import Busy, Superseded
 from coordinator.sessions.model import Writer
+from coordinator.system.failpoints import observe
 
 WRITERS, UPDATES = 4, 1000
 
@@ -47,6 +48,7 @@ import sys
 from coordinator.context import SharedContext
 from coordinator.errors import CrewkeepError
 from coordinator.sessions.model import Writer
+from coordinator.system.failpoints import observe
 
 context = SharedContext.open(sys.argv[1], writer=Writer(session="s", name="old", epoch=1))
 context.get("k")
@@ -328,3 +330,46 @@ def test_nothing_is_inherited_by_programs_that_are_started(tmp_path: Path) -> No
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, close_fds=False, check=False)
         assert str(tmp_path) not in done.stdout
         assert os.listdir(tmp_path / "context")
+
+
+def test_stopped_leaders_of_a_flush_hold_nobody_up(tmp_path: Path) -> None:
+    """Who leads a flush and is stopped keeps its place; the others do without."""
+    directory = str(tmp_path / "context")
+    with SharedContext.open(directory, shards=1) as context:
+        context.put("k", "early", unconditional=True)
+        with (
+            child(WRITE, directory, failpoints="shard.flush=pause@1") as one,
+            child(WRITE, directory, failpoints="shard.flush=pause@1") as two,
+        ):
+            for process in (one, two):
+                assert read_line(process) == "ready"
+                tell(process)
+                wait_stopped(process)
+            assert context.put("k", "next", unconditional=True).version == 4
+            for process in (one, two):
+                process.send_signal(signal.SIGCONT)
+            assert sorted([read_line(one), read_line(two)]) == ["wrote 2", "wrote 3"]
+        assert context.check() == []
+
+
+def test_a_fence_that_another_has_just_appended_is_durable_before_it_is_told(tmp_path: Path) -> None:
+    code = """
+import sys
+from coordinator.context import SharedContext
+context = SharedContext.open(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+context.fence("s", 5)
+print("fenced", flush=True)
+"""
+    directory = str(tmp_path / "context")
+    with SharedContext.open(directory, shards=1) as context:
+        context.put("k", 1, unconditional=True)
+        with child(code, directory, failpoints="shard.flush=pause@1") as process:
+            assert read_line(process) == "ready"
+            tell(process)
+            wait_stopped(process)
+            flushes: list[str] = []
+            with observe(lambda name: flushes.append(name) if name == "shard.flush" else None):
+                context.fence("s", 5)
+            assert flushes, "told without being durable"
