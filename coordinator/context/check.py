@@ -28,8 +28,9 @@ from coordinator.context.keys import find_shard
 from coordinator.context.log import LOG_NAME, Scan
 from coordinator.context.meta import Meta
 from coordinator.context.model import ContextFinding
+from coordinator.context.open_shard import CONTROL_NAME
 from coordinator.context.replay import Replay
-from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES, Shard
+from coordinator.context.shard import LOCK_NAMES, Shard
 from coordinator.context.table import INDEX_NAME, Slot, TableVoid, make_word
 from coordinator.errors import Damaged, StorageError
 from coordinator.system import files

@@ -138,9 +138,12 @@ class GroupFlush:
 def _is_done(ticket: Ticket, progress: Progress) -> bool:
     """Tell whether the record is durable. Raises ``Doubt``."""
     published = progress.published
-    if published is None or published.cuts != ticket.cuts or progress.is_suspect:
-        raise Doubt
-    return published.generation > ticket.generation or published.end >= ticket.end
+    if published is not None and published.cuts == ticket.cuts:
+        if published.generation > ticket.generation or published.end >= ticket.end:
+            return True
+        if not progress.is_suspect:
+            return False
+    raise Doubt
 
 
 def _find_flush(ticket: Ticket, flushing: Flushing) -> int:

@@ -15,8 +15,9 @@ from coordinator.context import aside, log
 from coordinator.context.codec import HEADER_BYTES, Header, encode_header
 from coordinator.context.control import ControlPage
 from coordinator.context.log import LOG_NAME
+from coordinator.context.open_shard import CONTROL_NAME
 from coordinator.context.replay import Replay
-from coordinator.context.shard import CONTROL_NAME, LOCK_NAMES
+from coordinator.context.shard import LOCK_NAMES
 from coordinator.context.table import INDEX_NAME, DictTable
 from coordinator.errors import Damaged, NotFound
 from coordinator.system import files, locks

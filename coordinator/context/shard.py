@@ -18,51 +18,35 @@ Not promised: order between shards; anything about files deleted underneath open
 from __future__ import annotations
 
 import errno
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
-from coordinator.context import compaction, log, remake
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record, encode_record
+from coordinator.context import compaction, log
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record
 from coordinator.context.control import ControlPage, State
-from coordinator.context.flush import FLUSH_WORDS, LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, GroupFlush, Ticket
+from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket
 from coordinator.context.generation import Generation, Standing
-from coordinator.context.log import LOG_NAME, Scan, damaged
+from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
-from coordinator.context.queue import QueuedLock
-from coordinator.context.replay import count_kept
-from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid, make_tag, make_word
+from coordinator.context.open_shard import LOCK_NAME, OpenShard
+from coordinator.context.table import INDEX_NAME, Slot, TableVoid, make_tag
 from coordinator.context.upkeep import Upkeep
-from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
-from coordinator.errors import (
-    Busy,
-    CrewkeepError,
-    NotFound,
-    RevisionCompacted,
-    StorageError,
-    Superseded,
-    VersionConflict,
-)
-from coordinator.system import failpoints, files
+from coordinator.errors import CrewkeepError, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
+from coordinator.system import files
 from coordinator.system.clock import SYSTEM, Clock
-from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.wakeup import Bell
 
 _T = TypeVar("_T")
 #: What is to be written, the slot of its key as it is, and the key's newest version.
 Decision = tuple[list[Record], Slot | None, Placed | None]
-LOCK_NAME, CONTROL_NAME, TURN_NAME = "lock", "control", "turn"
+TURN_NAME = "turn"
 #: Everything in a shard's directory that is a lock.
 LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, *LEAD_NAMES, compaction.COMPACTION_NAME)
-#: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
-_REOPENS = 20
-#: The log is written ahead with zeros in steps: as much as there is, within these bounds.
-_LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 1 << 14, 1 << 20
+#: Times that a table is made anew for one question, before it is given up. Arbitrary.
+_REMAKES = 20
 #: Where changes were read last, remembered so many times.
 _CURSORS = 64
 
@@ -77,7 +61,7 @@ class Pending(NamedTuple):
     page: ControlPage
 
 
-class Shard:
+class Shard(OpenShard):
     """One shard, open in this process; any number of threads may use it."""
 
     def __init__(
@@ -94,56 +78,18 @@ class Shard:
 
         ``bell`` is the whole context's.
         """
-        self.directory, self.number, self.header = directory, number, header
-        self.path = directory / LOG_NAME
-        self._lock_timeout_s, self._clock = lock_timeout_s, clock
-        self._page: ControlPage | None = None
-        self._generation: Generation | None = None
-        #: On a read-only file system: what was published there, and how the log was found.
-        self._frozen: tuple[State | None, Generation, State] | None = None
+        super().__init__(directory, number, header, bell, lock_timeout_s=lock_timeout_s, clock=clock)
         #: The failure to flush after which this handle writes no more.
         self._failed: OSError | None = None
-        #: What was last seen of the log's size and of what is durable, under the shard lock.
-        self._size, self._flushed = 0, 0
-        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
-        self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
-        self._opening = threading.Lock()
         self._cursors: dict[tuple[int, int, int], Scan] = {}
         self.upkeep = Upkeep(self)
-        _SHARDS.add(self)
 
     def close(self) -> None:
         """Let go of everything, once upkeep that is under way is done; it is given up after a moment."""
         self.upkeep.wait(UPKEEP_TIMEOUT_S)
-        with self._opening:
-            self._generation, self._page, self._frozen = None, None, None
+        super().close()
 
     # reading
-
-    def look(self) -> tuple[Generation, State]:
-        """Return what is published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
-        page, generation = self._page, self._generation
-        if page is not None and generation is not None:
-            state = page.read_published()
-            if state is not None and state[:2] == generation.identity:
-                return generation, state
-        with self._opening:
-            found = self._reopen()
-        if found is not None:
-            return found
-        try:
-            with self.alone() as page:
-                self.prepare(page)
-                generation, state = self._generation, page.read_published()
-                assert generation is not None and state is not None, "a shard that was prepared is published"
-                return generation, state
-        except StorageError as error:
-            if error.errno != errno.EROFS:
-                raise
-        with self._opening:
-            page = self._open_page()
-            self._frozen = (page.read_published(), *remake.read_frozen(self.path, self.header, page))
-            return self._frozen[1:]
 
     def get(self, key: str) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
@@ -204,20 +150,13 @@ class Shard:
 
     def _ask(self, question: Callable[[Generation, State], _T]) -> _T:
         """Ask as of what is published; where the table turns out to be void, have it made anew and ask again."""
-        for _ in range(_REOPENS):
+        for _ in range(_REMAKES):
             generation, state = self.look()
             try:
                 return question(generation, state)
             except TableVoid:
                 self.forget(generation)
         raise damaged(self.directory / INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
-
-    def forget(self, generation: Generation) -> None:
-        """Have the table of a generation made anew, unless somebody did so meanwhile."""
-        with self.alone() as page:
-            if self._generation is generation:
-                page.void()
-                self._generation = None
 
     # writing
 
@@ -295,7 +234,7 @@ class Shard:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
 
         def find(generation: Generation, state: State) -> Record | None:
-            written = self._page.read_written() if self._page is not None else None
+            written = self.page.read_written() if self.page is not None else None
             placed = generation.find_newest(key, written if written is not None and written[:2] == state[:2] else state)
             return None if placed is None else placed.record
 
@@ -327,217 +266,25 @@ class Shard:
     def _append_alone(self, decide: Callable[[Generation, State], Decision]) -> Pending:
         refusal: CrewkeepError | None = None
         records: list[Record] = []
-        page = self._acquire()  # 1. nobody else writes here
+        page = self.acquire()  # 1. nobody else writes here
         try:
+            if self._failed is not None:
+                raise self._describe_failure(self._failed)
             generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
             try:
                 records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
             except (VersionConflict, Superseded, NotFound) as error:
                 refusal = error
             if records:
-                table = generation.table
-                assert isinstance(table, Table), "what can be written has a table on disk"
-                position = self._make_room(page, table, records[-1], slot)  # 4. room in the table
-                after = self._append(generation, state, records, newest)  # 5. every byte into the log
-                self._index(page, table, state, after, records[-1], position)  # 6. the table leads to it
+                position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
+                after = self.appender.append(generation, state, records, newest)  # 5. every byte into the log
+                self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
                 state = after
             if not generation.header.durable:
                 page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
         finally:
-            self._lock.release()
+            self.release()
         return Pending(records, refusal, state, generation, page)
-
-    @contextmanager
-    def alone(self) -> Iterator[ControlPage]:
-        """Hold the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
-        page = self._acquire()
-        try:
-            yield page
-        finally:
-            self._lock.release()
-
-    def _acquire(self) -> ControlPage:
-        page = self._page
-        if page is None or page.is_removed() or not page.is_writable:
-            with self._opening:
-                page = self._open_page(to_write=True)
-        if not page.is_writable:
-            raise remake.read_only(page.path)
-        if not self._lock.acquire(self._lock_timeout_s):
-            raise self._busy()
-        return page
-
-    def _busy(self) -> Busy:
-        path = self.directory / LOCK_NAME
-        holder = min(find_lock_holders([path]), default=0)
-        return Busy(
-            f"shard {self.number} of {self.directory.parent} has been locked for {self._lock_timeout_s:g} s"
-            + (f" by process {holder}" if holder else ""),
-            hint=f"see what process {holder} does; if it is stopped: kill -CONT {holder}" if holder else "try again",
-            path=str(path),
-            holder=holder or None,
-        )
-
-    def prepare(self, page: ControlPage) -> tuple[Generation, State]:
-        """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
-        if self._failed is not None:
-            raise self._describe_failure(self._failed)
-        published, state, begun, is_splitting, is_suspect = page.read_all()
-        status = self._stat()
-        if published is None or state is None or begun is None or is_splitting or is_suspect:
-            return self._remake(page)
-        if not published[:2] == state[:2] == begun[:2]:
-            return self._remake(page)
-        generation = self._generation
-        if generation is None or generation.identity != state[:2] or not generation.is_writable:
-            with self._opening:
-                generation = self._open_generation(state)
-        if generation is None or (status.st_dev, status.st_ino) != generation.inode:
-            return self._remake(page)
-        if not generation.is_writable:
-            raise remake.read_only(self.path)
-        self._size = status.st_size
-        self._flushed = published.end if generation.header.durable else 0
-        if status.st_size < state.end:
-            raise damaged(self.path, "truncated", f"has {status.st_size} bytes where {state.end} were written")
-        if begun.end > state.end and not self._finish(page, generation, state, begun):
-            return self._remake(page)
-        return generation, begun
-
-    def replace(self, page: ControlPage, state: State) -> None:
-        """Go on with the log that was swapped in, and publish it. Call it under the shard lock, with all of it durable."""
-        try:
-            generation = remake.open_generation(self.path, self.header)
-            remake.open_table(generation, state.cuts)
-        except TableVoid:
-            self._remake(page)
-            return
-        with self._opening:
-            self._generation = generation
-        page.begin(state)
-        self.flush.replace(page, state)
-
-    def _remake(self, page: ControlPage) -> tuple[Generation, State]:
-        generation = remake.remake(self.path, self.header, page, self.flush, now_s=self._clock.wall_s())
-        with self._opening:
-            self._generation, self._frozen = generation, None
-        state = page.read_written()
-        assert state is not None, "a page that was made anew is whole"
-        self._size, self._flushed = os.fstat(generation.fd).st_size, state.end if generation.header.durable else 0
-        return generation, state
-
-    def _finish(self, page: ControlPage, generation: Generation, state: State, begun: State) -> bool:
-        """Index what a killed writer announced; tell whether it was possible."""
-        failpoints.hit("shard.finish")
-        table = generation.table
-        assert isinstance(table, Table), "what can be written has a table on disk"
-        scan = Scan(end=state.end, checksum=state.checksum, length=state.length)
-        for placed in log.iter_records(generation.fd, generation.header, scan, begun.end, self.path):
-            record = placed.record
-            if record.kind == ENTRY:
-                slot, _ = generation.find_slot(record.key, begun)
-                position = self._make_room(page, table, record, slot)
-                table.store(position, make_tag(record.key), make_word(record.key, placed.offset, deleted=record.deleted))
-        if scan.end != begun.end:
-            return False
-        page.settle(begun)
-        return True
-
-    def _make_room(self, page: ControlPage, table: Table, record: Record, slot: Slot | None) -> int:
-        """Return where in the table the record's slot is or will be."""
-        if record.kind != ENTRY:
-            return 0
-        if slot is not None:
-            return slot.position
-        tag = make_tag(record.key)
-        while (position := table.find_room(tag)) is None:
-            page.set_splitting(True)
-            failpoints.hit("table.split")
-            table.split(tag)
-            page.set_splitting(False)
-        return position
-
-    def _append(self, generation: Generation, state: State, records: list[Record], newest: Placed | None) -> State:
-        header, start = generation.header, state.end
-        parts: list[bytes] = []
-        for record in records:
-            if record.kind != ENTRY:
-                record = record._replace(before=state.standing)
-            data, checksum = encode_record(
-                record,
-                seed=header.seed,
-                offset=state.end,
-                previous=state.checksum,
-                previous_length=state.length,
-                flushed=self._flushed,
-            )
-            is_entry = record.kind == ENTRY
-            state = State(
-                state.generation,
-                state.cuts,
-                state.end + len(data),
-                record.revision if is_entry else state.revision,
-                state.standing if is_entry else state.end,
-                count_kept(state.kept_bytes, len(data), record.version, newest.length if is_entry and newest else 0),
-                checksum,
-                len(data),
-            )
-            parts.append(data)
-        data = b"".join(parts)
-        try:
-            self._write_ahead(generation.fd, state.end)
-            failpoints.hit("shard.append")
-            done = 0
-            while done < len(data):
-                failpoints.hit("shard.write")
-                done += os.pwrite(generation.fd, data[done:], start + done)
-        except OSError as error:
-            self._erase(generation.fd, start)
-            raise StorageError.from_os(error, "write", self.path) from error
-        return state
-
-    def _write_ahead(self, fd: int, end: int) -> None:
-        """Have zeros where the record goes: overwriting them needs no change of the file's size at each flush."""
-        if end <= self._size:
-            return
-        size = os.fstat(fd).st_size
-        length = (end + min(max(end, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES) | 4095) + 1 - size
-        failpoints.hit("shard.ahead")
-        while length > 0:
-            done = os.pwrite(fd, bytes(min(length, _MOST_AHEAD_BYTES)), size)
-            size, length = size + done, length - done
-        self._size = size
-
-    def _index(self, page: ControlPage, table: Table, before: State, after: State, record: Record, position: int) -> None:
-        """Announce the record, let the table lead to it, and say so: a successor finishes what we leave undone."""
-        try:
-            page.begin(after)
-            if record.kind == ENTRY:
-                failpoints.hit("shard.index")
-                offset = after.end - after.length
-                table.store(position, make_tag(record.key), make_word(record.key, offset, deleted=record.deleted))
-            failpoints.hit("shard.settle")
-            page.settle(after)
-        except StorageError:
-            self._take_back(page, before)
-            raise
-
-    def _take_back(self, page: ControlPage, state: State) -> None:
-        """After a failure on the way: let nobody find the record, whatever of it was written."""
-        if self._generation is not None:
-            self._erase(self._generation.fd, state.end)
-        for act in (page.void, lambda: page.begin(state)):
-            try:
-                act()
-            except StorageError:
-                continue
-
-    def _erase(self, fd: int, offset: int) -> None:
-        try:
-            if os.fstat(fd).st_size > offset:
-                os.pwrite(fd, bytes(8), offset)
-        except OSError:
-            return  # the next writer writes over it
 
     def make_durable(self, state: State, generation: Generation, page: ControlPage) -> None:
         """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
@@ -591,72 +338,8 @@ class Shard:
         error.hint += "; then open the context again to go on writing"
         return error
 
-    # opening
-
-    def _stat(self) -> os.stat_result:
-        try:
-            return os.stat(self.path)
-        except FileNotFoundError as error:
-            raise damaged(self.path, "missing", "is missing") from error
-        except OSError as error:
-            raise StorageError.from_os(error, "look at", self.path) from error
-
-    def _open_page(self, *, to_write: bool = False) -> ControlPage:
-        page = self._page
-        if page is not None and (page.is_removed() or (to_write and not page.is_writable)):
-            # Removed, or the disk was read-only and perhaps is not any more.
-            page, self._generation = None, None
-        if page is None:
-            if not self.directory.is_dir():
-                raise damaged(self.directory, "missing", "is missing")
-            page = self._page = ControlPage(self.directory / CONTROL_NAME)
-        return page
-
-    def _reopen(self) -> tuple[Generation, State] | None:
-        """Open what is published; ``None`` if that takes the shard lock. Call it with ``_opening`` held."""
-        page = self._open_page()
-        if self._frozen is not None and page.read_published() == self._frozen[0]:
-            return self._frozen[1:]
-        if not page.is_of_this_boot():
-            return None
-        for _ in range(_REOPENS):
-            state = page.read_published()
-            if state is None:
-                return None
-            generation = self._open_generation(state)
-            if generation is not None:
-                return generation, state
-        return None
-
-    def _open_generation(self, state: State) -> Generation | None:
-        """Open the log and table of that state; ``None`` if there is another log, or no such table. ``_opening`` is held."""
-        known = self._generation
-        if known is not None and known.identity == state[:2] and known.is_writable:
-            return known
-        generation = remake.open_generation(self.path, self.header)
-        if generation.header.generation != state.generation:
-            return None
-        try:
-            remake.open_table(generation, state.cuts)
-        except TableVoid:
-            return None
-        self._generation = generation
-        return generation
-
 
 def _check_epoch(standing: Standing, writer: WriterLike | None) -> None:
     """Refuse the writer whose session has a newer incarnation. A place of its own, so that a test can plant it out."""
     if writer is not None and (newest := standing.epochs.get(writer.session, 0)) > writer.epoch:
         raise Superseded(writer.session, writer.epoch, newest)
-
-
-_SHARDS: weakref.WeakSet[Shard] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """Threads that held locks do not exist in a child."""
-    for shard in list(_SHARDS):
-        shard._opening = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

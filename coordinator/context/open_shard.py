@@ -1,0 +1,239 @@
+"""The open files of a shard: its page, its log with the table that leads into it, and the lock of who may write.
+
+What is open is a cache of what is on disk: every look compares it with what is published, every writer with what is written,
+and opens anew what is another file, another generation or another count of cuts. What cannot be used is made anew from the log
+under the shard lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coordinator.context import remake
+from coordinator.context.append import Appender
+from coordinator.context.codec import Header
+from coordinator.context.control import ControlPage, State
+from coordinator.context.flush import FLUSH_WORDS, GroupFlush
+from coordinator.context.generation import Generation
+from coordinator.context.log import LOG_NAME, damaged
+from coordinator.context.queue import QueuedLock
+from coordinator.context.table import TableVoid
+from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
+from coordinator.errors import Busy, StorageError
+from coordinator.system.clock import Clock
+from coordinator.system.lock_holders import find_lock_holders
+from coordinator.system.wakeup import Bell
+
+LOCK_NAME, CONTROL_NAME = "lock", "control"
+#: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
+_REOPENS = 20
+
+
+class OpenShard:
+    """What a process has open of a shard. Any thread may use it."""
+
+    def __init__(self, directory: Path, number: int, header: Header, bell: Bell, *, lock_timeout_s: float, clock: Clock) -> None:
+        """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
+        self.directory, self.number, self.header = directory, number, header
+        self.path = directory / LOG_NAME
+        self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
+        self.appender = Appender(self.path)
+        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
+        self._lock_timeout_s, self._clock = lock_timeout_s, clock
+        self._page: ControlPage | None = None
+        self._generation: Generation | None = None
+        #: On a read-only file system: what was published there, and how the log was found.
+        self._frozen: tuple[State | None, Generation, State] | None = None
+        self._opening = threading.Lock()
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        with self._opening:
+            self._generation, self._page, self._frozen = None, None, None
+
+    @property
+    def page(self) -> ControlPage | None:
+        """The control page, if it is open."""
+        return self._page
+
+    def look(self) -> tuple[Generation, State]:
+        """Return what is published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
+        page, generation = self._page, self._generation
+        if page is not None and generation is not None:
+            state = page.read_published()
+            if state is not None and state[:2] == generation.identity:
+                return generation, state
+        with self._opening:
+            found = self._reopen()
+        if found is not None:
+            return found
+        try:
+            with self.alone() as page:
+                self.prepare(page)
+                generation, state = self._generation, page.read_published()
+                assert generation is not None and state is not None, "a shard that was prepared is published"
+                return generation, state
+        except StorageError as error:
+            if error.errno != errno.EROFS:
+                raise
+        with self._opening:
+            page = self._open_page()
+            self._frozen = (page.read_published(), *remake.read_frozen(self.path, self.header, page))
+            return self._frozen[1:]
+
+    def forget(self, generation: Generation) -> None:
+        """Have the table of a generation made anew, unless somebody did so meanwhile."""
+        with self.alone() as page:
+            if self._generation is generation:
+                page.void()
+                self._generation = None
+
+    @contextmanager
+    def alone(self) -> Iterator[ControlPage]:
+        """Hold the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
+        page = self.acquire()
+        try:
+            yield page
+        finally:
+            self.release()
+
+    def acquire(self) -> ControlPage:
+        """Take the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
+        page = self._page
+        if page is None or page.is_removed() or not page.is_writable:
+            with self._opening:
+                page = self._open_page(to_write=True)
+        if not page.is_writable:
+            raise remake.read_only(page.path)
+        if not self._lock.acquire(self._lock_timeout_s):
+            raise self._busy()
+        return page
+
+    def release(self) -> None:
+        """Give the shard lock back."""
+        self._lock.release()
+
+    def prepare(self, page: ControlPage) -> tuple[Generation, State]:
+        """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
+        published, state, begun, is_splitting, is_suspect = page.read_all()
+        status = self._stat()
+        if published is None or state is None or begun is None or is_splitting or is_suspect:
+            return self._remake(page)
+        if not published[:2] == state[:2] == begun[:2]:
+            return self._remake(page)
+        generation = self._generation
+        if generation is None or generation.identity != state[:2] or not generation.is_writable:
+            with self._opening:
+                generation = self._open_generation(state)
+        if generation is None or (status.st_dev, status.st_ino) != generation.inode:
+            return self._remake(page)
+        if not generation.is_writable:
+            raise remake.read_only(self.path)
+        self.appender.note(status.st_size, published.end if generation.header.durable else 0)
+        if status.st_size < state.end:
+            raise damaged(self.path, "truncated", f"has {status.st_size} bytes where {state.end} were written")
+        if begun.end > state.end and not self.appender.finish(page, generation, state, begun):
+            return self._remake(page)
+        return generation, begun
+
+    def replace(self, page: ControlPage, state: State) -> None:
+        """Go on with the log that was swapped in, and publish it. Call it under the shard lock, with all of it durable."""
+        try:
+            generation = remake.open_generation(self.path, self.header)
+            remake.open_table(generation, state.cuts)
+        except TableVoid:
+            self._remake(page)
+            return
+        with self._opening:
+            self._generation = generation
+        page.begin(state)
+        self.flush.replace(page, state)
+
+    def _remake(self, page: ControlPage) -> tuple[Generation, State]:
+        generation = remake.remake(self.path, self.header, page, self.flush, now_s=self._clock.wall_s())
+        with self._opening:
+            self._generation, self._frozen = generation, None
+        state = page.read_written()
+        assert state is not None, "a page that was made anew is whole"
+        self.appender.note(os.fstat(generation.fd).st_size, state.end if generation.header.durable else 0)
+        return generation, state
+
+    def _busy(self) -> Busy:
+        path = self.directory / LOCK_NAME
+        holder = min(find_lock_holders([path]), default=0)
+        return Busy(
+            f"shard {self.number} of {self.directory.parent} has been locked for {self._lock_timeout_s:g} s"
+            + (f" by process {holder}" if holder else ""),
+            hint=f"see what process {holder} does; if it is stopped: kill -CONT {holder}" if holder else "try again",
+            path=str(path),
+            holder=holder or None,
+        )
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return os.stat(self.path)
+        except FileNotFoundError as error:
+            raise damaged(self.path, "missing", "is missing") from error
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", self.path) from error
+
+    def _open_page(self, *, to_write: bool = False) -> ControlPage:
+        page = self._page
+        if page is not None and (page.is_removed() or (to_write and not page.is_writable)):
+            # Removed, or the disk was read-only and perhaps is not any more.
+            page, self._generation = None, None
+        if page is None:
+            if not self.directory.is_dir():
+                raise damaged(self.directory, "missing", "is missing")
+            page = self._page = ControlPage(self.directory / CONTROL_NAME)
+        return page
+
+    def _reopen(self) -> tuple[Generation, State] | None:
+        """Open what is published; ``None`` if that takes the shard lock. Call it with ``_opening`` held."""
+        page = self._open_page()
+        if self._frozen is not None and page.read_published() == self._frozen[0]:
+            return self._frozen[1:]
+        if not page.is_of_this_boot():
+            return None
+        for _ in range(_REOPENS):
+            state = page.read_published()
+            if state is None:
+                return None
+            generation = self._open_generation(state)
+            if generation is not None:
+                return generation, state
+        return None
+
+    def _open_generation(self, state: State) -> Generation | None:
+        """Open the log and table of that state; ``None`` if there is another log, or no such table. ``_opening`` is held."""
+        known = self._generation
+        if known is not None and known.identity == state[:2] and known.is_writable:
+            return known
+        generation = remake.open_generation(self.path, self.header)
+        if generation.header.generation != state.generation:
+            return None
+        try:
+            remake.open_table(generation, state.cuts)
+        except TableVoid:
+            return None
+        self._generation = generation
+        return generation
+
+
+_OPEN: weakref.WeakSet[OpenShard] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Threads that held locks do not exist in a child."""
+    for shard in list(_OPEN):
+        shard._opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
