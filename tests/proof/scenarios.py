@@ -272,6 +272,17 @@ def _upgrade(stage: Stage) -> None:
     stage.count("n")
 
 
+def _begin_small(stage: Stage) -> None:
+    for number in range(3):
+        stage.put("a", f"value {number}")
+    stage.put("b", {"list": [1, 2.5, None, True], "text": "é"})
+    stage.put("c/deep/er", "soon gone")
+    stage.delete("c/deep/er")
+    stage.set_rule("sum/", "sum")
+    stage.fence("s", 4)
+    stage.put("d", 7)
+
+
 def _nothing(stage: Stage) -> None:
     """What is there at first: nothing."""
 
@@ -289,5 +300,6 @@ SCENARIOS: dict[str, Scenario] = {
     "import": Scenario(before=_begin, during=_import),
     "repair": Scenario(before=_begin_damage, during=_repair, changes_names=True),
     "upgrade": Scenario(before=_begin_upgrade, during=_upgrade),
+    "small": Scenario(before=_begin_small, during=_nothing),
     "process": Scenario(before=_begin, during=_commit, durability="process"),
 }
