@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from proof import engine
 from proof.crashes import Bounds, Enumeration, Model, State, enumerate_states
 from proof.disk import Tree
 from proof.inspector import inspect
+from proof.launch import make_command
 from proof.operations import Recording, Said
 from proof.pool import Pool, find_memory, make_environment
 from proof.recorder import read_statements, record
@@ -62,25 +61,32 @@ def play(name: str, root: Path, said: Path, phase: str, boot: str, bug: str | No
 
 
 def _command(name: str, root: Path, said: Path, phase: str, boot: str, bug: str | None) -> list[str]:
-    return [sys.executable, "-m", "proof.program", name, str(root), str(said), phase, boot, *([bug] if bug else [])]
+    return make_command("proof.program", name, root, said, phase, boot, bug=bug)
 
 
-def record_scenario(strace: str, name: str, directory: Path, bug: str | None = None) -> Recording:
-    """Play what comes before, and record the rest."""
+def record_scenario(
+    strace: str, name: str, directory: Path, bug: str | None = None, failing_flush: int | None = None
+) -> Recording:
+    """Play what comes before, and record the rest; or the errands, where the n-th flush fails."""
     root, said = directory / "root", directory / "said"
     root.mkdir(mode=0o700)
     play(name, root, said, "before", BOOTS[0])
-    command = _command(name, root, said, "during", BOOTS[0], bug)
-    return record(strace, command, root, said, env=make_environment(), trace=directory / "trace")
+    # In memory a flush takes no time; slowed down, others have the time to look at what is not durable yet.
+    phase, inject = "during", "fsync,fdatasync:delay_enter=2000" if SCENARIOS[name].crowded else None
+    if failing_flush is not None:
+        phase, inject = "errands", f"fsync,fdatasync:error=EIO:when={failing_flush}"
+    command = _command(name, root, said, phase, BOOTS[0], bug)
+    return record(strace, command, root, said, env=make_environment(), trace=directory / "trace", inject=inject)
 
 
 def run_scenario(
-    strace: str, name: str, *, limit: int, recoveries: int, bounds: Bounds, bug: str | None = None, stop_at: int | None = None
-) -> Figures:
+    strace: str, name: str, *, limit: int, recoveries: int, bounds: Bounds, bug: str | None = None, stop_at: int | None = None,
+    failing_flush: int | None = None,
+) -> Figures:  # fmt: skip
     """Inspect up to ``limit`` crash states of a scenario, and of its recovery from ``recoveries`` of them."""
     directory = Path(tempfile.mkdtemp(prefix="proof-", dir=find_memory()))
     try:
-        recording = record_scenario(strace, name, directory, bug)
+        recording = record_scenario(strace, name, directory, bug, failing_flush)
         found = enumerate_states(recording, bounds=bounds, ignored=engine.WITHOUT_DATA)
         figures = _inspect_states(name, recording, found, 0, limit, bounds.seed, bug, stop_at)
         chance = random.Random(bounds.seed)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proof.disk import EMPTY, PAGE_BYTES, Content, Tree, walk
-from proof.operations import ROOT, Clear, Flush, Mapped, Name, Operation, Recording, Resize, Said, Seen, Write
+from proof.operations import ROOT, Clear, FailedFlush, Flush, Mapped, Name, Operation, Recording, Resize, Said, Seen, Write
 
 Model = Literal["kill", "reordered", "torn"]
 SECTOR_BYTES = 512
@@ -79,6 +79,8 @@ class _Unit:
     effects: list[tuple[str, Effect]]
     reordered: int
     fixed: bool = False
+    #: A flush of it has failed, so that none to come covers it.
+    doomed: bool = False
 
 
 def enumerate_states(
@@ -134,6 +136,9 @@ class _Enumerator:
                 self.mapped.add(operation.inode)
             case Flush():
                 self._flush(operation)
+            case FailedFlush():
+                for unit in self.pending:
+                    unit.doomed = unit.doomed or (unit.inode == operation.inode and unit.operation.ended < operation.began)
             case Name():
                 if operation.new and operation.inode is not None:
                     if operation.is_directory:
@@ -161,7 +166,7 @@ class _Enumerator:
             done = unit.operation.ended < flush.began
             if done and isinstance(unit.operation, Name) and unit.operation.directory == flush.inode:
                 _apply_name(self.floor_names, unit.operation)
-            elif done and unit.inode is not None and unit.inode == flush.inode:
+            elif done and unit.inode is not None and unit.inode == flush.inode and not unit.doomed:
                 self.floor[unit.inode] = unit.effects[0][1](self.floor[unit.inode])
             else:
                 rest.append(unit)

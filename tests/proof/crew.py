@@ -12,7 +12,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proof.history import ENTRY_BYTES, FOREVER, GONE, Act, Kind, Outcome, Recorder, read_history
+from proof.launch import make_command
 from proof.pool import find_memory, make_environment
 from proof.register import judge_register
 
@@ -47,15 +47,14 @@ class Figures:
 
 
 def run_crew(
-    *, members: int, operations: int, seed: int, deadline_s: float, directory: Path | None = None, bug: str | None = None
-) -> Figures:
+    *, members: int, operations: int, seed: int, deadline_s: float, pace_s: float = 0.015, directory: Path | None = None,
+    bug: str | None = None,
+) -> Figures:  # fmt: skip
     """Let ``members`` processes do about that many operations, and judge what they were told."""
     base = Path(tempfile.mkdtemp(prefix="proof-", dir=directory or find_memory()))
     try:
-        command = [sys.executable, "-m", "proof.crew", str(base), str(members), str(operations), str(seed), str(deadline_s)]
-        done = subprocess.run(
-            command + ([bug] if bug else []), env=make_environment(), capture_output=True, timeout=deadline_s + 60, check=False
-        )
+        command = make_command("proof.crew", base, members, operations, seed, deadline_s, pace_s, bug=bug)
+        done = subprocess.run(command, env=make_environment(), capture_output=True, timeout=deadline_s + 60, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
         kills, stops = (int(word) for word in done.stdout.split())
         figures = Figures(kills=kills, stops=stops)
@@ -153,12 +152,8 @@ class Member:
         return begun._replace(outcome=outcome, returned=time.monotonic_ns(), version=version, expected=based)
 
 
-def main(base_text: str, members: str, operations: str, seed: str, deadline_s: str, bug: str | None = None) -> None:
-    """Be the parent: start members, kill and stop them, end when enough is done."""
-    if bug is not None:
-        from proof.planted import plant
-
-        plant(bug)
+def main(base_text: str, members: str, operations: str, seed: str, deadline_s: str, pace_s: str) -> None:
+    """Be the parent: start members, kill or stop one about every ``pace_s``, end when enough is done."""
     base, chance = Path(base_text), random.Random(int(seed))
     SharedContext.open(base / "context", shards=1).close()
     count, kills, stops = 0, 0, 0
@@ -181,7 +176,7 @@ def main(base_text: str, members: str, operations: str, seed: str, deadline_s: s
     while len(living) < int(members):
         start()
     while time.monotonic() < until_s and _count_entries(base) < int(operations) and not any(base.glob("*.error")):
-        select.select([], [], [], chance.uniform(0.002, 0.03))  # the pace of the mischief
+        select.select([], [], [], chance.uniform(0, 2 * float(pace_s)))  # no condition: this is the pace of the mischief
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         stopped.clear()
@@ -206,6 +201,3 @@ def _count_entries(base: Path) -> int:
     # A write has two entries, a read one; two of three acts are writes.
     return sum(path.stat().st_size for path in base.glob("*.acts")) // ENTRY_BYTES * 3 // 5
 
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

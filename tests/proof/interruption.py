@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from proof.crash_run import BOOTS, play
 from proof.disk import Tree
+from proof.launch import make_command
 from proof.pool import Pool, find_memory, make_environment
 from proof.recorder import read_statements
 from proof.scenarios import SCENARIOS
@@ -85,7 +86,7 @@ class Theatre:
         os.mkfifo(self._gate)
         # Open at both ends, so that neither side waits for a reader that was killed on its way.
         self._gate_fd = os.open(self._gate, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        command = [sys.executable, "-m", "proof.interruption", *([bug] if bug else [])]
+        command = make_command("proof.interruption", bug=bug)
         self._process = subprocess.Popen(
             command, env=make_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -251,12 +252,8 @@ class Interruptions:
         return {"kind": kind, "scenario": self.name, "root": str(self._root), "said": str(self._said)}
 
 
-def serve(bug: str | None = None) -> None:
+def main() -> None:
     """Fork a program for every task, hold it at its gate, and tell how it ended."""
-    if bug is not None:
-        from proof.planted import plant
-
-        plant(bug)
     from proof import errands, scenarios
 
     assert errands and scenarios, "loaded before the first fork"
@@ -293,6 +290,3 @@ def play_task(task: dict[str, Any]) -> None:
     witness = errands.LimitedWitness(task["said"], task["root"], ignored=engine.WITHOUT_DATA, who="errands")
     errands.run(task["root"], witness, file_limit=task.get("file_limit"), short=task.get("short"))
 
-
-if __name__ == "__main__":
-    serve(*sys.argv[1:])

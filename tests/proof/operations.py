@@ -70,6 +70,16 @@ class Flush(Operation):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedFlush(Operation):
+    """A flush that failed: what it was to cover is marked clean and may be gone, and no later flush brings it back.
+
+    (Rebello et al., ATC 2020: on ext4 and xfs a second fsync succeeds and has written nothing.)
+    """
+
+    inode: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mapped(Operation):
     """The file can from now on be written through memory, which no trace shows."""
 

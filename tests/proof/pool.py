@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from proof.launch import make_command
+
 from coordinator.system import processes
 
 TESTS = Path(__file__).parent.parent
@@ -48,7 +50,7 @@ class Worker:
 
     def __init__(self, function: str, bug: str | None = None) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="proof-", dir=find_memory()))
-        command = [sys.executable, "-m", "proof.pool", function, str(self.scratch), *([bug] if bug else [])]
+        command = make_command("proof.pool", function, self.scratch, bug=bug)
         self._process = subprocess.Popen(
             command, env=make_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -132,12 +134,8 @@ class Pool:
             busy[index] = task[0], worker
 
 
-def main(function: str, scratch: str, bug: str | None = None) -> None:
+def main(function: str, scratch: str) -> None:
     """Serve: read a task, answer it, until the other end is closed."""
-    if bug is not None:
-        from proof.planted import plant
-
-        plant(bug)
     module, _, name = function.rpartition(".")
     act = getattr(importlib.import_module(module), name)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -152,6 +150,3 @@ def main(function: str, scratch: str, bug: str | None = None) -> None:
         answers.write(_LENGTH.pack(len(data)) + data)
         answers.flush()
 
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,21 +1,11 @@
-"""The program that is recorded: ``python -m proof.program SCENARIO ROOT SAID PHASE BOOT [BUG]``.
+"""The program that is recorded: a phase of a scenario, in a process of its own.
 
-``PHASE`` is before, during, or recover (open what a crash has left, read everything, check it, write once).
+A phase is before, during, recover (open what a crash has left, read everything, check it, write once) or errands.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-
-
-def main(arguments: list[str]) -> None:
-    name, root, said, phase, boot, *bug = arguments
-    if bug:
-        from proof.planted import plant
-
-        plant(bug[0])
-    run(name, root, said, phase, boot)
 
 
 def run(name: str, root: str, said: str, phase: str, boot: str) -> None:
@@ -25,6 +15,12 @@ def run(name: str, root: str, said: str, phase: str, boot: str) -> None:
     from proof.witness import Witness
 
     engine.set_boot(boot)
+    if phase == "errands":
+        from proof import errands
+
+        engine.make_small()
+        errands.run(root, errands.LimitedWitness(said, root, ignored=engine.WITHOUT_DATA, who="errands"))
+        return
     scenario = SCENARIOS[name]
     if scenario.small:
         engine.make_small()
@@ -46,5 +42,4 @@ def run(name: str, root: str, said: str, phase: str, boot: str) -> None:
     stage.reopen()
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+main = run

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proof.operations import ROOT, Clear, Flush, Mapped, Name, Operation, Recording, Resize, Said, Seen, Write
+from proof.operations import ROOT, Clear, FailedFlush, Flush, Mapped, Name, Operation, Recording, Resize, Said, Seen, Write
 from proof.trace import FILE_CALLS, Call, Descriptor, read_calls
 
 _LONGEST_STRING = 1 << 28
@@ -27,9 +27,12 @@ class Unmodelled(Exception):
 
 
 def record(
-    strace: str, command: Sequence[str], root: Path, said: Path, *, env: Mapping[str, str], trace: Path, timeout_s: float = 60
-) -> Recording:
+    strace: str, command: Sequence[str], root: Path, said: Path, *, env: Mapping[str, str], trace: Path,
+    inject: str | None = None, timeout_s: float = 60,
+) -> Recording:  # fmt: skip
     """Run ``command`` to its end and return what it did below ``root``. It speaks by appending lines to the file ``said``.
+
+    ``inject``: what strace is to do to its calls, in strace's words.
 
     Raises ``Unmodelled``, and ``AssertionError`` with its stderr where the command fails.
     """
@@ -38,6 +41,7 @@ def record(
     said_before = read_statements(said)
     selection = "trace=" + ",".join(f"?{name}" for name in FILE_CALLS)
     options = ["-f", "-y", "-xx", "-qq", "--seccomp-bpf", "-s", str(_LONGEST_STRING), "-e", selection, "-o", str(trace)]
+    options += ["-e", f"inject={inject}"] if inject else []
     done = subprocess.run([strace, *options, *command], env=dict(env), capture_output=True, timeout=timeout_s, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
     with open(trace, "rb") as lines:
@@ -121,6 +125,8 @@ class Reader:
     def take(self, call: Call) -> None:
         """Take the next call in."""
         if call.failed:
+            if call.name in ("fsync", "fdatasync") and (opened := self._find_open(call, call.arguments[0])) is not None:
+                self._add(call, FailedFlush(inode=opened.inode, began=call.began, ended=call.ended))
             return
         handler: Callable[[Call], None] | None = getattr(self, f"_{call.name}", None)
         if handler is not None:

@@ -9,6 +9,7 @@ import io
 import os
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,6 +59,14 @@ class Stage:
         else:
             entry = self.context.put(key, value, expected_version=expected_version)
         self.witness.done(name, version=entry.version)
+        return entry.version
+
+    def look(self, key: str, seen: int) -> int:
+        """Read, and say so if it is newer than ``seen``: what was shown once must not be taken back by a crash."""
+        entry = self.context.get(key)
+        if entry is None or entry.version == seen:
+            return seen
+        self.witness.say({"saw": key, "version": entry.version, "value": entry.value})
         return entry.version
 
     def delete(self, key: str) -> None:
@@ -141,13 +150,18 @@ def _crowd(stage: Stage) -> None:
             mine.put(f"own/{who}", f"{who}.{number}" * 30)
             mine.count("n")
 
+    def read(mine: Stage, who: int) -> None:
+        seen, until_s = 0, time.monotonic() + 20
+        while seen < 9 and time.monotonic() < until_s:  # all of them together count to 9
+            seen = mine.look("n", seen)
+
     threads = [threading.Thread(target=write, args=(stage.as_another(f"t{who}"), who)) for who in range(2)]
     children = []
-    for who in (2, 3):
+    for who, act in (2, write), (3, read):
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                write(stage.as_another(f"p{who}"), who)
+                act(stage.as_another(f"p{who}"), who)
                 code = 0
             finally:
                 os._exit(code)
@@ -204,15 +218,31 @@ def _begin_compaction(stage: Stage) -> None:
     stage.fence("s", 4)
     stage.put("gone", "soon", 0)
     stage.delete("gone")
-    for number in range(78):
-        stage.put("a", f"{number} " + "z" * 30)
-        stage.count("n")
+    # Up to shortly before the files of the directory change for the third time, with what is due by then.
+    changes: list[int] = []
+    files = _list_inodes(stage.directory)
+    number = 0
+    while len(changes) < 2 or number < 2 * changes[1] - changes[0] - 3:
+        assert number < 5000, "there is no compaction; turn the knobs of the engine further"
+        _write_over(stage, number)
+        number += 1
+        if (now := _list_inodes(stage.directory)) != files:
+            changes.append(number)
+            files = now
+
+
+def _list_inodes(directory: Path) -> set[int]:
+    return {path.stat().st_ino for path in directory.rglob("*")}
+
+
+def _write_over(stage: Stage, number: int) -> None:
+    stage.put("a", f"{number} " + "z" * 30)
+    stage.count("n")
 
 
 def _compaction(stage: Stage) -> None:
-    for number in range(8):
-        stage.count("n")
-        stage.put("a", f"after {number} " + "z" * 30)
+    for number in range(6):
+        _write_over(stage, 10_000 + number)
 
 
 def _growth(stage: Stage) -> None:

@@ -118,6 +118,8 @@ class Expectation:
                 acts[statement["do"]] = statement
             elif "done" in statement:
                 made._acknowledge(acts[statement["done"]], statement)
+            elif "saw" in statement:
+                made._acknowledge_value(statement["saw"], statement["version"], statement["value"])
             elif "hurt" in statement:
                 made.hurt |= set(statement["hurt"])
                 made.is_damaged = True
