@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.context.model import Durability
 from proof import engine
 from proof.crashes import Bounds, Enumeration, Model, State, enumerate_states
 from proof.disk import Tree
@@ -19,11 +20,9 @@ from proof.inspector import inspect
 from proof.launch import make_command
 from proof.operations import Recording, Said
 from proof.pool import Pool, find_memory, make_environment
-from proof.recorder import read_statements, record
+from proof.recorder import record
 from proof.scenarios import SCENARIOS
 from proof.witness import Expectation
-
-from coordinator.context.model import Durability
 
 BOOTS = "boot-1", "boot-2", "boot-3", "boot-4"
 
@@ -114,7 +113,9 @@ def _crash_again(
     except AssertionError as error:
         return Figures(bad=[f"{name}: recovery from: {state.how}: {error}"], recoveries=1)
     second.said_before = _said(recording, state.last)
-    figures = _inspect_states(name, second, enumerate_states(second, bounds=bounds, ignored=engine.WITHOUT_DATA), 1, limit, bounds.seed, bug)
+    figures = _inspect_states(
+        name, second, enumerate_states(second, bounds=bounds, ignored=engine.WITHOUT_DATA), 1, limit, bounds.seed, bug
+    )
     figures.recoveries = 1
     figures.bad = [f"{fault} (in the recovery from: {state.how})" for fault in figures.bad]
     return figures

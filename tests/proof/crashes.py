@@ -81,6 +81,8 @@ class _Unit:
     fixed: bool = False
     #: A flush of it has failed, so that none to come covers it.
     doomed: bool = False
+    #: It is durable, but has to be kept in its order behind something that may not be.
+    forced: bool = False
 
 
 def enumerate_states(
@@ -162,13 +164,15 @@ class _Enumerator:
 
     def _flush(self, flush: Flush) -> None:
         rest = []
+        doomed = {unit.inode for unit in self.pending if unit.doomed}
         for unit in self.pending:
             done = unit.operation.ended < flush.began
             if done and isinstance(unit.operation, Name) and unit.operation.directory == flush.inode:
                 _apply_name(self.floor_names, unit.operation)
-            elif done and unit.inode is not None and unit.inode == flush.inode and not unit.doomed:
+            elif done and unit.inode is not None and unit.inode == flush.inode and unit.inode not in doomed:
                 self.floor[unit.inode] = unit.effects[0][1](self.floor[unit.inode])
             else:
+                unit.forced = unit.forced or (done and unit.inode == flush.inode and not unit.doomed)
                 rest.append(unit)
         self.pending = rest
 
@@ -196,14 +200,11 @@ class _Enumerator:
                 self._add("kill", _build(self.now_names, contents), first, last, f"killed in a write, after {cut} bytes")
 
     def _lose_power(self, first: int, last: int) -> None:
-        units = [unit for unit in self.pending if not unit.fixed]
-        self._fix_overwritten(units)
-        units = [unit for unit in units if not unit.fixed]
+        self._fix_overwritten(self.pending)
+        units = [unit for unit in self.pending if not unit.fixed and not unit.forced]
         full = dict.fromkeys(range(len(units)), 0)
         for how, choice in self._choose(units):
             self._lose("reordered", units, {**full, **choice}, first, last, how)
-        for unit in units:
-            unit.fixed = False
         # A file that was never written back at all, whatever the others are.
         for inode in sorted({unit.inode for unit in units if unit.inode is not None}):
             mine = {number: 1 for number, unit in enumerate(self.pending) if unit.inode == inode}
@@ -267,7 +268,7 @@ class _Enumerator:
         forms: dict[int, list[int]] = {}
         by_inode: dict[int, list[_Unit]] = {}
         for unit in self.pending:
-            form = chosen.get(id(unit), 0)
+            form = 0 if unit.forced else chosen.get(id(unit), 0)
             if isinstance(unit.operation, Name):
                 if form == 0:
                     _apply_name(names, unit.operation)
@@ -287,7 +288,7 @@ class _Enumerator:
 
     def _add(self, model: Model, tree: Tree, first: int, last: int, how: str) -> None:
         self.result.ways += 1
-        if model == "torn" and "torn" not in self.models or model == "reordered" and "reordered" not in self.models:
+        if (model == "torn" and "torn" not in self.models) or (model == "reordered" and "reordered" not in self.models):
             return
         key = tree.key, model == "kill"
         known = self.found.get(key)
@@ -361,7 +362,7 @@ def _make_write(operation: Write, before: Content, bounds: Bounds, chance: rando
     end = offset + len(data)
     effects: list[tuple[str, Effect]] = [("", lambda content: content.write(offset, data)), ("no bytes", _same)]
     if operation.durable:
-        return _Unit(operation, operation.inode, effects[:1], 1, fixed=True)
+        return _Unit(operation, operation.inode, effects[:1], 1, forced=True)
     if end > before.size:
         effects.append(("the length without the bytes", lambda content: content.resize(end, only_grow=True)))
     reordered = len(effects)

@@ -18,13 +18,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coordinator.context import SharedContext
+from coordinator.errors import Busy, NotFound, VersionConflict
 from proof.history import ENTRY_BYTES, FOREVER, GONE, Act, Kind, Outcome, Recorder, read_history
 from proof.launch import make_command
 from proof.pool import find_memory, make_environment
 from proof.register import judge_register
-
-from coordinator.context import SharedContext
-from coordinator.errors import Busy, NotFound, VersionConflict
 
 KEYS = 3
 #: Chosen so often.
@@ -200,4 +199,3 @@ def main(base_text: str, members: str, operations: str, seed: str, deadline_s: s
 def _count_entries(base: Path) -> int:
     # A write has two entries, a read one; two of three acts are writes.
     return sum(path.stat().st_size for path in base.glob("*.acts")) // ENTRY_BYTES * 3 // 5
-

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.context import SharedContext
+from coordinator.errors import Damaged
 from proof import engine
 from proof.crash_run import BOOTS, play
 from proof.disk import PAGE_BYTES, Content, Tree
 from proof.pool import Pool, find_memory
 from proof.witness import TOMBSTONE, encode
-
-from coordinator.context import SharedContext
-from coordinator.errors import Damaged
 
 #: Shard, revision, key, version, value: every entry that is kept, in the order of its shard.
 Truth = list[tuple[int, int, str, int, str]]
@@ -69,7 +68,9 @@ class Figures:
         return f"{self.inspected} of {self.possible} harms inspected ({outcomes}), {len(self.bad)} bad"
 
 
-def run_damage(*, limit: int, seed: int, bug: str | None = None, stop_at: int | None = None, only: bytes | None = None) -> Figures:
+def run_damage(
+    *, limit: int, seed: int, bug: str | None = None, stop_at: int | None = None, only: bytes | None = None
+) -> Figures:
     """Do up to ``limit`` harms, drawn by lot where there are more, to the store of the scenario ``small``."""
     directory = Path(tempfile.mkdtemp(prefix="proof-", dir=find_memory()))
     try:

@@ -11,10 +11,9 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
+from coordinator.errors import CrewkeepError, StorageError
 from proof.scenarios import Stage
 from proof.witness import Witness
-
-from coordinator.errors import CrewkeepError, StorageError
 
 
 class Errands:
@@ -131,5 +130,3 @@ def run(root: str, witness: LimitedWitness, *, file_limit: int | None = None, sh
     Errands(stage, lift).run()
     lift()
     stage.reopen()
-
-

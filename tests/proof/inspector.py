@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proof import engine
-from proof.witness import TOMBSTONE, Expectation, encode
-
 from coordinator.config import HISTORY_LIMIT
 from coordinator.context import SharedContext
 from coordinator.context.model import Durability, Entry
 from coordinator.errors import CrewkeepError, RevisionCompacted, Superseded
 from coordinator.sessions.model import Writer
+from proof import engine
+from proof.witness import TOMBSTONE, Expectation, encode
 
 #: Version and value of everything that is kept, by key.
 Found = dict[str, list[tuple[int, str]]]
@@ -167,4 +166,6 @@ def _goes_on(before: Found, after: Found, expected: Expectation, *, rebooted: bo
 
 
 def _differences(before: Found, after: Found) -> str:
-    return ", ".join(f"{key}: {before.get(key)} -> {after.get(key)}" for key in {*before, *after} if before.get(key) != after.get(key))
+    return ", ".join(
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in {*before, *after} if before.get(key) != after.get(key)
+    )

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from coordinator.system import processes
 from proof.crash_run import BOOTS, play
 from proof.disk import Tree
 from proof.launch import make_command
@@ -31,8 +32,6 @@ from proof.recorder import read_statements
 from proof.scenarios import SCENARIOS
 from proof.witness import Expectation
 
-from coordinator.system import processes
-
 #: Errors that a call of that name can give, and that a program must survive.
 ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("openat", "open", "creat"), ("EMFILE", "ENOSPC", "EIO", "EACCES", "EINTR")),
@@ -40,7 +39,9 @@ ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("write", "pwrite64", "writev", "pwritev", "pwritev2"), ("ENOSPC", "EIO", "EDQUOT", "EINTR")),
     **dict.fromkeys(("ftruncate", "fallocate"), ("ENOSPC", "EIO", "EINTR")),
     **dict.fromkeys(("fsync", "fdatasync"), ("EIO", "ENOSPC", "EINTR")),
-    **dict.fromkeys(("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir"), ("ENOSPC", "EIO", "EROFS")),
+    **dict.fromkeys(
+        ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir"), ("ENOSPC", "EIO", "EROFS")
+    ),
     "flock": ("ENOLCK", "EINTR"),
     "mmap": ("ENOMEM", "ENODEV"),
     **dict.fromkeys(("fstat", "stat", "newfstatat", "statx", "lstat", "getdents64", "statfs", "fstatfs"), ("EIO",)),
@@ -180,7 +181,9 @@ class Interruptions:
             for point in points:
                 self._reset()
                 inject = f"inject={point.call}:signal=KILL:when={point.nth}"
-                code = self._theatre.run(self._make_task("scenario"), ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"])
+                code = self._theatre.run(
+                    self._make_task("scenario"), ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"]
+                )
                 figures.rounds += 1
                 figures.missed += code == 0
                 if code not in (0, -signal.SIGKILL):
@@ -194,7 +197,9 @@ class Interruptions:
         tasks = []
         for point, error in points:
             inject = f"inject={point.call}:error={error}:when={point.nth}"
-            tasks.append((f"{error} at {point.call} {point.nth}", {}, ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"]))
+            tasks.append(
+                (f"{error} at {point.call} {point.nth}", {}, ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"])
+            )
         return self._hamper(tasks, stop_at)
 
     def limit_files(self, limits: list[int]) -> Figures:
@@ -289,4 +294,3 @@ def play_task(task: dict[str, Any]) -> None:
     engine.make_small()
     witness = errands.LimitedWitness(task["said"], task["root"], ignored=engine.WITHOUT_DATA, who="errands")
     errands.run(task["root"], witness, file_limit=task.get("file_limit"), short=task.get("short"))
-

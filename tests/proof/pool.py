@@ -21,9 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from proof.launch import make_command
-
 from coordinator.system import processes
+from proof.launch import make_command
 
 TESTS = Path(__file__).parent.parent
 _LENGTH = struct.Struct("<Q")
@@ -149,4 +148,3 @@ def main(function: str, scratch: str) -> None:
         data = pickle.dumps(answer)
         answers.write(_LENGTH.pack(len(data)) + data)
         answers.flush()
-

@@ -345,9 +345,7 @@ class Reader:
             content.extend(bytes(offset - len(content)))
         content[offset : offset + len(data)] = data
         durable = durable or opened.durable
-        self._add(
-            call, Write(inode=opened.inode, offset=offset, data=data, durable=durable, began=call.began, ended=call.ended)
-        )
+        self._add(call, Write(inode=opened.inode, offset=offset, data=data, durable=durable, began=call.began, ended=call.ended))
 
     def _written(self, call: Call, data: bytes) -> bytes:
         assert isinstance(call.result, int)

@@ -112,7 +112,9 @@ class _Judge:
 
     def _place(self) -> Iterator[str]:
         newest = max(self.written, default=0)
-        gone = [0] + [version for version in range(1, newest + 1) if version in self.written and _is_deletion(self.written[version])]
+        gone = [0] + [
+            version for version in range(1, newest + 1) if version in self.written and _is_deletion(self.written[version])
+        ]
         bounds = dict(self.latest_begin)
         assigned: list[int] | None = None
         while True:
@@ -132,9 +134,9 @@ class _Judge:
                 yield f"version {version} was read before it can have been there, or after it was overwritten"
 
     def _place_writes(self, newest: int, bounds: dict[int, int]) -> list[int]:
-        earliest = [-1] * (newest + 1)
+        earliest = [-FOREVER] * (newest + 1)
         for version in range(1, newest + 1):
-            earliest[version] = max(earliest[version - 1], self.written[version].invoked, bounds.get(version - 1, -1))
+            earliest[version] = max(earliest[version - 1], self.written[version].invoked, bounds.get(version - 1, -FOREVER))
         return earliest
 
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proof.witness import Witness
-
 from coordinator.context import SharedContext
 from coordinator.context.model import Durability
 from coordinator.errors import Superseded, VersionConflict
 from coordinator.sessions.model import Writer
+from proof.witness import Witness
 
 UPGRADE = Path(__file__).with_name("format-1.zip")
 
