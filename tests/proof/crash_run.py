@@ -113,9 +113,8 @@ def _crash_again(
     except AssertionError as error:
         return Figures(bad=[f"{name}: recovery from: {state.how}: {error}"], recoveries=1)
     second.said_before = _said(recording, state.last)
-    figures = _inspect_states(
-        name, second, enumerate_states(second, bounds=bounds, ignored=engine.WITHOUT_DATA), 1, limit, bounds.seed, bug
-    )
+    found = enumerate_states(second, bounds=bounds, ignored=engine.WITHOUT_DATA)
+    figures = _inspect_states(name, second, found, 1, limit, bounds.seed, bug)
     figures.recoveries = 1
     figures.bad = [f"{fault} (in the recovery from: {state.how})" for fault in figures.bad]
     return figures

@@ -48,7 +48,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class State:
-    """A tree that a crash may leave, and when: after ``first`` operations had ended at the earliest, after ``last`` at the latest."""
+    """A tree that a crash may leave, and when: after ``first`` operations at the earliest, after ``last`` at the latest."""
 
     tree: Tree
     model: Model

@@ -57,10 +57,12 @@ def run_crew(
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
         kills, stops = (int(word) for word in done.stdout.split())
         figures = Figures(kills=kills, stops=stops)
-        with SharedContext.open(base / "context") as context:
-            findings = context.check()
-            _look_back(context, Recorder(base / "99999.acts"))
-        figures.bad += [f"check: {finding.message}" for finding in findings]
+        try:
+            with SharedContext.open(base / "context") as context:
+                figures.bad += [f"check: {finding.message}" for finding in context.check()]
+                _look_back(context, Recorder(base / "99999.acts"))
+        except Exception as error:  # whatever it is, it is what is wrong
+            figures.bad.append(f"afterwards: {type(error).__name__}: {error}")
         for acts in read_history(sorted(base.glob("*.acts"))).values():
             figures.operations += len(acts)
             figures.kinds.update(f"{Kind(act.kind).name.lower()} {Outcome(act.outcome).name.lower()}" for act in acts)

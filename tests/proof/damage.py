@@ -83,7 +83,7 @@ def run_damage(
             truth = read_truth(context)
     finally:
         shutil.rmtree(directory)
-    harms = [harm for harm in list_harms(tree, random.Random(seed)) if only is None or only in harm.path]
+    harms = list_harms(tree, random.Random(seed))
     figures = Figures(possible=len(harms))
     if len(harms) > limit:
         # As many for every file, however long it is.

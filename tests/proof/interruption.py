@@ -180,10 +180,7 @@ class Interruptions:
         def rounds() -> Iterator[tuple[Any, ...]]:
             for point in points:
                 self._reset()
-                inject = f"inject={point.call}:signal=KILL:when={point.nth}"
-                code = self._theatre.run(
-                    self._make_task("scenario"), ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"]
-                )
+                code = self._theatre.run(self._make_task("scenario"), _inject(point, "signal=KILL"))
                 figures.rounds += 1
                 figures.missed += code == 0
                 if code not in (0, -signal.SIGKILL):
@@ -196,10 +193,7 @@ class Interruptions:
         """Let each call fail once while the errands are run."""
         tasks = []
         for point, error in points:
-            inject = f"inject={point.call}:error={error}:when={point.nth}"
-            tasks.append(
-                (f"{error} at {point.call} {point.nth}", {}, ["-e", f"trace={point.call}", "-e", inject, "-o", "/dev/null"])
-            )
+            tasks.append((f"{error} at {point.call} {point.nth}", {}, _inject(point, f"error={error}")))
         return self._hamper(tasks, stop_at)
 
     def limit_files(self, limits: list[int]) -> Figures:
@@ -255,6 +249,10 @@ class Interruptions:
 
     def _make_task(self, kind: str) -> dict[str, Any]:
         return {"kind": kind, "scenario": self.name, "root": str(self._root), "said": str(self._said)}
+
+
+def _inject(point: Point, what: str) -> list[str]:
+    return ["-e", f"trace={point.call}", "-e", f"inject={point.call}:{what}:when={point.nth}", "-o", "/dev/null"]
 
 
 def main() -> None:

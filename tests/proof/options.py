@@ -17,7 +17,7 @@ def choose(name: str, bounded: int, whole: int) -> int:
 #: Repeats what is drawn by lot. Drawn by lot itself, so that bounded runs together see more and more.
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
 #: Crash states inspected of one scenario.
-STATES = choose("STATES", 90, 20_000)
+STATES = choose("STATES", 60, 20_000)
 #: Crash states of one scenario from which a recovery is recorded and crashed again.
 RECOVERIES = choose("RECOVERIES", 1, 12)
 #: System calls of one scenario at which it is killed.
@@ -25,7 +25,7 @@ KILLS = choose("KILLS", 12, 1_000_000)
 #: System calls that are made to fail, with one error each.
 FAILURES = choose("FAILURES", 24, 1_000_000)
 #: Truncations and flipped bits.
-HARMS = choose("HARMS", 400, 10_000_000)
+HARMS = choose("HARMS", 250, 10_000_000)
 #: Operations of all members of a crew, and how many members.
 OPERATIONS = choose("OPERATIONS", 8_000, 1_000_000)
 MEMBERS = choose("MEMBERS", 4, 16)

@@ -112,9 +112,7 @@ class _Judge:
 
     def _place(self) -> Iterator[str]:
         newest = max(self.written, default=0)
-        gone = [0] + [
-            version for version in range(1, newest + 1) if version in self.written and _is_deletion(self.written[version])
-        ]
+        gone = [0, *sorted(version for version, act in self.written.items() if _is_deletion(act))]
         bounds = dict(self.latest_begin)
         assigned: list[int] | None = None
         while True:

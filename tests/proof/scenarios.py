@@ -245,7 +245,7 @@ def _compaction(stage: Stage) -> None:
 
 
 def _growth(stage: Stage) -> None:
-    for number in range(40):
+    for number in range(20):
         stage.put(f"many/{number}", number, 0)
 
 

@@ -26,12 +26,12 @@ def test_no_crash_takes_back_or_tears_anything(strace: str, report: Report, name
     assert figures.inspected >= min(STATES, figures.distinct) > 10
 
 
-@pytest.mark.parametrize("nth", range(1, 12) if PROVE else (1, 2))
+@pytest.mark.parametrize("nth", range(1, 12) if PROVE else (1,))
 @pytest.mark.timeout(3600 if PROVE else 120)
 def test_a_flush_that_failed_is_never_counted_on(strace: str, report: Report, nth: int) -> None:
     """The kernel drops what a failed flush was to cover, and calls the next one a success."""
     figures = Figures()
-    for name in ("commit", "compaction"):
+    for name in ("commit", "compaction") if PROVE else ("commit",):
         figures.add(run_scenario(strace, name, limit=STATES, recoveries=0, bounds=BOUNDS, failing_flush=nth))
     report(figures)
     assert figures.bad == []

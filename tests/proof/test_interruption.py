@@ -13,11 +13,8 @@ from proof.scenarios import SCENARIOS
 
 #: Calls that look at a file without opening it.
 LOOKING = {"stat", "lstat", "fstat", "newfstatat", "statx"}
-NAMES = (
-    [name for name in SCENARIOS if name != "small" and not SCENARIOS[name].crowded]
-    if PROVE
-    else ["create", "commit", "compaction"]
-)
+ALL = [name for name, scenario in SCENARIOS.items() if name != "small" and not scenario.crowded]
+NAMES = ALL if PROVE else ["create", "commit", "compaction"]
 
 
 def choose(points: list[Point], limit: int) -> list[Point]:

@@ -24,7 +24,7 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
                 break
         return found
     if name == "damage":
-        return run_damage(limit=1500, seed=seed, bug=bug, stop_at=1).bad
+        return run_damage(limit=600, seed=seed, bug=bug, stop_at=1).bad
     if name == "crew":
         return run_crew(members=4, operations=6000, seed=seed, deadline_s=20, bug=bug).bad
     scenario = what if name == "kill" else "commit" if name == "short" else "compaction"

@@ -12,60 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 #: The calls by which files, and what is mapped of them, change, and those that say which descriptor is which file.
-FILE_CALLS = [
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "close",
-    "close_range",
-    "dup",
-    "dup2",
-    "dup3",
-    "fcntl",
-    "lseek",
-    "read",
-    "readv",
-    "chdir",
-    "fchdir",
-    "write",
-    "pwrite64",
-    "writev",
-    "pwritev",
-    "pwritev2",
-    "truncate",
-    "ftruncate",
-    "fallocate",
-    "copy_file_range",
-    "sendfile",
-    "splice",
-    "io_uring_setup",
-    "rename",
-    "renameat",
-    "renameat2",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "unlink",
-    "unlinkat",
-    "mkdir",
-    "mkdirat",
-    "rmdir",
-    "mknod",
-    "mknodat",
-    "fsync",
-    "fdatasync",
-    "sync_file_range",
-    "sync",
-    "syncfs",
-    "msync",
-    "mmap",
-    "clone",
-    "clone3",
-    "fork",
-    "vfork",
-]
+FILE_CALLS = (
+    *("open", "openat", "openat2", "creat", "close", "close_range", "dup", "dup2", "dup3", "fcntl", "lseek", "read", "readv"),
+    *("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile", "splice", "io_uring_setup"),
+    *("truncate", "ftruncate", "fallocate", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
+    *("unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "mknod", "mknodat", "chdir", "fchdir"),
+    *("fsync", "fdatasync", "sync_file_range", "sync", "syncfs", "msync", "mmap", "clone", "clone3", "fork", "vfork"),
+)
 
 
 class Descriptor(NamedTuple):
@@ -176,8 +129,8 @@ def _read_arguments(text: bytes, at: int, line: int) -> tuple[list[Argument], in
             stack.append(inner)
         elif kind == "close":
             stack.pop()
-        elif kind == "word":
-            stack[-1].append(token["word"].decode("latin-1").strip())
+        elif kind == "word" and (word := token["word"].decode("latin-1").strip()):
+            stack[-1].append(word)
     return top, at
 
 
