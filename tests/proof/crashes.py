@@ -382,7 +382,8 @@ def _make_write(operation: Write, before: Content, bounds: Bounds, chance: rando
         ("zeros", keep([(start, bytes(len(piece))) for start, piece in sectors], grow=True)),
         ("garbage", keep(garbage, grow=True)),
     ]
-    for cut in range(1, len(sectors)):
+    cuts = range(1, len(sectors))
+    for cut in cuts if len(cuts) <= bounds.torn else sorted(chance.sample(cuts, bounds.torn)):
         torn += [
             (f"the first {cut} sectors", keep(sectors[:cut], grow=False)),
             (f"the first {cut} sectors, then nothing", keep(sectors[:cut], grow=True)),

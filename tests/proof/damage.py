@@ -108,10 +108,10 @@ def list_harms(tree: Tree, chance: random.Random) -> list[Harm]:
     for path, content in sorted(tree.files.items()):
         if content is None or not content.size or path.rpartition(b"/")[2] in engine.WITHOUT_DATA:
             continue
-        places = list(range(content.size))
+        places = list(range(min(content.size, _SMALL_BYTES)))
         if content.size > _SMALL_BYTES:
-            told = [at for at in places if at // PAGE_BYTES in content.pages]
-            places = sorted({*told, *chance.sample(places, 2000)})
+            pages = [range(number * PAGE_BYTES, min(content.size, (number + 1) * PAGE_BYTES)) for number in content.pages]
+            places = sorted({*(at for page in pages for at in page), *chance.sample(range(content.size), 2000)})
         for boot in BOOTS[:2]:
             harms += [Harm(path=path, bit=bit, at=at, boot=boot) for at in places for bit in range(8)]
             harms += [Harm(path=path, bit=None, at=at, boot=boot) for at in places]

@@ -57,10 +57,7 @@ class Content:
         end = min(self.size, offset + length)
         return self.write(offset, bytes(end - offset)) if end > offset else self
 
-    def read(self, offset: int, length: int) -> bytes:
-        return self.bytes()[offset : offset + length]
-
-    def bytes(self) -> bytes:
+    def whole(self) -> bytes:
         data = bytearray(self.size)
         for number, page in self.pages.items():
             start = number * PAGE_BYTES

@@ -105,13 +105,16 @@ def shorten_writes(keep: Callable[[int], int], said_fd: int) -> None:
         view = memoryview(data).cast("B")
         return view[: max(1, keep(len(view)))] if len(view) else view
 
+    def join(parts: Any) -> bytes:
+        return b"".join(bytes(part) for part in parts)
+
     def short_write(fd: int, data: Any) -> int:
         return write(fd, data if fd == said_fd else cut(data))
 
     os.write = short_write
     os.pwrite = lambda fd, data, offset: pwrite(fd, cut(data), offset)
-    os.writev = lambda fd, parts: writev(fd, [cut(b"".join(parts))])
-    os.pwritev = lambda fd, parts, offset, flags=0: pwritev(fd, [cut(b"".join(parts))], offset, flags)
+    os.writev = lambda fd, parts: writev(fd, [cut(join(parts))])
+    os.pwritev = lambda fd, parts, offset, flags=0: pwritev(fd, [cut(join(parts))], offset, flags)
 
 
 def run(root: str, witness: LimitedWitness, *, file_limit: int | None = None, short: str | None = None) -> None:

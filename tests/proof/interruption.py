@@ -191,7 +191,7 @@ class Interruptions:
 
     def fail_at(self, points: list[tuple[Point, str]], stop_at: int | None = None) -> Figures:
         """Let each call fail once while the errands are run."""
-        tasks = []
+        tasks: list[tuple[str, dict[str, Any], list[str] | None]] = []
         for point, error in points:
             tasks.append((f"{error} at {point.call} {point.nth}", {}, _inject(point, f"error={error}")))
         return self._hamper(tasks, stop_at)

@@ -225,7 +225,7 @@ class Reader:
 
     def _renameat2(self, call: Call) -> None:
         if call.arguments[4] not in (0, "RENAME_NOREPLACE"):
-            raise Unmodelled(f"renameat2 with {call.arguments[4]}")
+            raise Unmodelled(f"renameat2 with {call.arguments[4]!r}")
         self._rename_path(call, *call.arguments[:4])
 
     def _rename_path(self, call: Call, old_at: object, old: object, new_at: object, new: object) -> None:
@@ -365,7 +365,7 @@ class Reader:
         assert isinstance(offset, int) and isinstance(length, int)
         words = set() if mode == 0 else set(str(mode).split("|"))
         if not words <= {"FALLOC_FL_KEEP_SIZE", "FALLOC_FL_ZERO_RANGE", "FALLOC_FL_PUNCH_HOLE"}:
-            raise Unmodelled(f"fallocate with {mode}")
+            raise Unmodelled(f"fallocate with {mode!r}")
         if words & {"FALLOC_FL_ZERO_RANGE", "FALLOC_FL_PUNCH_HOLE"}:
             content = self.files[opened.inode]
             end = min(len(content), offset + length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def list_states(operations: list[Operation], model: Model, old: bytes = b"old") 
     """Return the contents that a directory with one file ``f`` can come to."""
     recording = Recording(paths={b"": 0, b"f": 1}, contents={1: old}, operations=operations)
     states = enumerate_states(recording, (model,)).states
-    return {frozenset((path, content.bytes()) for path, content in state.tree.files.items() if content) for state in states}
+    return {frozenset((path, content.whole()) for path, content in state.tree.files.items() if content) for state in states}
 
 
 def files(**contents: bytes) -> frozenset[tuple[bytes, bytes]]:
@@ -67,7 +68,7 @@ def test_after_a_failed_flush_no_later_one_covers_the_same() -> None:
     failed = FailedFlush(inode=1, began=2, ended=2)
     operations: list[Operation] = [write(1, 1, 0, b"1"), failed, flush(3, 1), write(4, 1, 1, b"2"), flush(5, 1)]
     states = enumerate_states(Recording(paths={b"": 0, b"f": 1}, contents={1: b"old"}, operations=operations), ("reordered",))
-    last = {content.bytes() for state in states.states if state.last == 5 for content in state.tree.files.values() if content}
+    last = {content.whole() for state in states.states if state.last == 5 for content in state.tree.files.values() if content}
     assert last == {b"o2d", b"12d"}
 
 
@@ -125,10 +126,10 @@ def test_many_choices_are_bounded_and_a_seed_repeats_them() -> None:
 
 def test_contents_are_what_was_done_to_them() -> None:
     content = EMPTY.write(PAGE_BYTES - 1, b"ab").resize(3 * PAGE_BYTES)
-    assert content.bytes() == bytes(PAGE_BYTES - 1) + b"ab" + bytes(2 * PAGE_BYTES - 1)
-    assert content.resize(PAGE_BYTES).bytes() == bytes(PAGE_BYTES - 1) + b"a"
-    assert content.resize(PAGE_BYTES).resize(PAGE_BYTES + 1).bytes()[-1:] == b"\0"
-    assert content.clear(0, PAGE_BYTES).bytes() == bytes(PAGE_BYTES) + b"b" + bytes(2 * PAGE_BYTES - 1)
+    assert content.whole() == bytes(PAGE_BYTES - 1) + b"ab" + bytes(2 * PAGE_BYTES - 1)
+    assert content.resize(PAGE_BYTES).whole() == bytes(PAGE_BYTES - 1) + b"a"
+    assert content.resize(PAGE_BYTES).resize(PAGE_BYTES + 1).whole()[-1:] == b"\0"
+    assert content.clear(0, PAGE_BYTES).whole() == bytes(PAGE_BYTES) + b"b" + bytes(2 * PAGE_BYTES - 1)
 
 
 def test_a_tree_comes_back_from_a_directory(tmp_path: Path) -> None:
@@ -212,11 +213,40 @@ def test_what_is_not_modelled_is_refused(strace: str, tmp_path: Path, code: str)
         record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace")
 
 
+MAPPING = """
+import mmap, os, sys
+from proof.witness import Witness
+witness = Witness(sys.argv[2], sys.argv[1])
+fd = os.open(sys.argv[1] + "/page", os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, bytes(4096), 0); os.fsync(fd)
+page = mmap.mmap(fd, 4096)
+for word in (b"one", b"two"):
+    name = witness.do("write")
+    page[:3] = word
+    witness.done(name)
+"""
+
+
+def test_what_is_written_through_memory_is_known_where_the_program_looked(strace: str, tmp_path: Path) -> None:
+    root, said = tmp_path / "root", tmp_path / "said"
+    root.mkdir()
+    command = [sys.executable, "-c", MAPPING, str(root), str(said)]
+    recording = record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace")
+    assert [operation.data[:3] for operation in recording.operations if isinstance(operation, Seen)] == [b"one", b"two"]
+    killed = [state for state in enumerate_states(recording, ("kill",)).states if state.tree.files.get(b"page")]
+    contents = [content.whole()[:3] for state in killed if (content := state.tree.files[b"page"])]
+    assert contents[-2:] == [b"one", b"two"]
+    lost = enumerate_states(recording, ("reordered",)).states
+    last = [state for state in lost if state.last == len(recording.operations)]
+    held = {content.whole()[:3] for state in last if (content := state.tree.files.get(b"page"))}
+    assert held >= {bytes(3), b"one", b"two"}
+
+
 # witnesses and the pool
 
 
 def test_what_is_done_must_be_there_and_what_was_begun_may() -> None:
-    begun = [{"do": "1", "kind": "put", "key": "a", "value": 5}, {"done": "1", "version": 1}]
+    begun: list[dict[str, Any]] = [{"do": "1", "kind": "put", "key": "a", "value": 5}, {"done": "1", "version": 1}]
     later = [*begun, {"do": "2", "kind": "delete", "key": "a"}, {"done": "2", "version": 2}]
     expected = Expectation.make(begun, later)
     assert expected.acknowledged["a"].keys() == {1, 2}
