@@ -46,17 +46,17 @@ class Figures:
 
 
 def run_crew(
-    *, members: int, operations: int, seed: int, deadline_s: float, pace_s: float = 0.015, directory: Path | None = None,
-    bug: str | None = None,
+    *, members: int, operations: int, seed: int, deadline_s: float, pace_s: float = 0.015, kills: int = 0,
+    directory: Path | None = None, bug: str | None = None,
 ) -> Figures:  # fmt: skip
-    """Let ``members`` processes do about that many operations, and judge what they were told."""
+    """Let ``members`` processes do about that many operations under that many kills, and judge what they were told."""
     base = Path(tempfile.mkdtemp(prefix="proof-", dir=directory or find_memory()))
     try:
-        command = make_command("proof.crew", base, members, operations, seed, deadline_s, pace_s, bug=bug)
+        command = make_command("proof.crew", base, members, operations, seed, deadline_s, pace_s, kills, bug=bug)
         done = subprocess.run(command, env=make_environment(), capture_output=True, timeout=deadline_s + 60, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-        kills, stops = (int(word) for word in done.stdout.split())
-        figures = Figures(kills=kills, stops=stops)
+        killed, stopped = (int(word) for word in done.stdout.split())
+        figures = Figures(kills=killed, stops=stopped)
         try:
             with SharedContext.open(base / "context") as context:
                 figures.bad += [f"check: {finding.message}" for finding in context.check()]
@@ -153,7 +153,7 @@ class Member:
         return begun._replace(outcome=outcome, returned=time.monotonic_ns(), version=version, expected=based)
 
 
-def main(base_text: str, members: str, operations: str, seed: str, deadline_s: str, pace_s: str) -> None:
+def main(base_text: str, members: str, operations: str, seed: str, deadline_s: str, pace_s: str, wanted_kills: str) -> None:
     """Be the parent: start members, kill or stop one about every ``pace_s``, end when enough is done."""
     base, chance = Path(base_text), random.Random(int(seed))
     SharedContext.open(base / "context", shards=1).close()
@@ -176,7 +176,11 @@ def main(base_text: str, members: str, operations: str, seed: str, deadline_s: s
 
     while len(living) < int(members):
         start()
-    while time.monotonic() < until_s and _count_entries(base) < int(operations) and not any(base.glob("*.error")):
+
+    def is_enough() -> bool:
+        return kills >= int(wanted_kills) and _count_entries(base) >= int(operations)
+
+    while time.monotonic() < until_s and not is_enough() and not any(base.glob("*.error")):
         select.select([], [], [], chance.uniform(0, 2 * float(pace_s)))  # no condition: this is the pace of the mischief
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)

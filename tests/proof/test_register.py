@@ -11,7 +11,7 @@ import pytest
 from proof.conftest import Report
 from proof.crew import run_crew
 from proof.history import FOREVER, GONE, Act, Kind, Outcome
-from proof.options import MEMBERS, OPERATIONS, PROVE, SEED
+from proof.options import MEMBERS, OPERATIONS, PROVE, RANDOM_KILLS, SEED
 from proof.register import is_linearizable, judge_register
 
 PUT, GET, CAS, DELETE, NEWEST = Kind.PUT, Kind.GET, Kind.CAS, Kind.DELETE, Kind.NEWEST
@@ -147,6 +147,15 @@ def test_many_processes_killed_and_stopped_are_answered_as_by_one_register(repor
     assert figures.operations >= OPERATIONS * 0.8
     assert figures.kills
     assert figures.stops
+
+
+@pytest.mark.skipif(not PROVE, reason="as above, but rather many kills than many operations; `make prove`")
+@pytest.mark.timeout(7200)
+def test_ten_thousand_kills_lose_nothing(report: Report) -> None:
+    figures = run_crew(members=4, operations=0, seed=SEED, deadline_s=3600, pace_s=0.008, kills=RANDOM_KILLS)
+    report(figures)
+    assert figures.bad == []
+    assert figures.kills >= RANDOM_KILLS
 
 
 @pytest.mark.skipif(not PROVE, reason="on a disk, where flushes take their time; `make prove`")
