@@ -95,8 +95,9 @@ class Member:
         #: Version last met, by key: what a compare-and-swap expects, mostly rightly.
         self._met = dict.fromkeys(range(KEYS), 0)
 
-    def work(self) -> None:
-        while True:
+    def work(self, parent: int) -> None:
+        """Go on until killed, or until there is nobody any more who would do it."""
+        while os.getppid() == parent:
             self.act(self._chance.choice(_CHOICE), self._chance.randrange(KEYS))
 
     def act(self, kind: Kind, key: int) -> None:
@@ -165,9 +166,10 @@ def main(base_text: str, members: str, operations: str, seed: str, deadline_s: s
     def start() -> None:
         nonlocal count
         count += 1
+        parent = os.getpid()
         if (pid := os.fork()) == 0:
             try:
-                Member(base, count, int(seed)).work()
+                Member(base, count, int(seed)).work(parent)
             except BaseException as error:  # told in a file
                 (base / f"{count}.error").write_text(f"{type(error).__name__}: {error}")
             finally:

@@ -283,7 +283,8 @@ def play_task(task: dict[str, Any]) -> None:
     # Waits with a call that nobody counts: one that an attachment interrupts may be counted twice.
     gate = os.open(task["gate"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.write(1, f"{os.getpid()}\n".encode())
-    select.select([gate], [], [])
+    if not select.select([gate], [], [], 60)[0]:
+        os._exit(3)  # whoever was to open it is gone
     os.close(gate)
     if task["kind"] == "scenario":
         program.run(task["scenario"], task["root"], task["said"], "during", BOOTS[0])
