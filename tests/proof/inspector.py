@@ -3,8 +3,8 @@
 By the public API alone: it opens without ``Damaged``; every acknowledged write is there with its version and value, or a
 newer one of its key; every version that is there was written by somebody, whole, and none is missing in between; the
 changes of a shard have no gap and lead to what is there; fences and rules hold; ``check`` finds nothing; a further write
-gets the next version; and whoever opens it next sees the same. After another boot, too - but then a write may have come that
-was begun and never acknowledged: linearizability lets such a one take effect at any later time.
+gets the next version; and whoever opens it next, after another boot too, sees the same - but for a write that was begun and
+never acknowledged: linearizability lets it take effect at any later time, so a next writer, or recovery, may adopt it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def inspect(
                 found = read_all(context)
                 if before is None:
                     faults += judge(context, found, expected)
-                elif not _goes_on(before, found, expected, rebooted=boot != boots[number - 1]):
+                elif not _goes_on(before, found, expected):
                     faults.append(f"opened again in boot {boot}, it is not what it was: {_differences(before, found)}")
                 findings = context.check()
                 faults += [f"check finds: {finding.message}" for finding in findings]
@@ -146,21 +146,25 @@ def _go_on(context: SharedContext, found: Found, expected: Expectation) -> Itera
     for key in [*sorted(found)[:2], "after/1", "after/2"]:
         before = found.get(key, [(0, "")])[-1][0]
         version = context.put(key, "went on", unconditional=True).version
-        if version != before + 1 and key not in expected.hurt:
-            yield f"the write after version {before} of {key!r} became version {version}"
+        if key in expected.hurt:
+            continue
+        between = [(item, value) for item, value in _read_deleted(context, key) if before < item < version]
+        if len(between) != version - before - 1 or not all(_was_tried(key, *item, expected) for item in between):
+            yield f"the write after version {before} of {key!r} became version {version}, behind {between}"
 
 
-def _goes_on(before: Found, after: Found, expected: Expectation, *, rebooted: bool) -> bool:
-    """Tell whether nothing has changed. What a killed writer has left whole, and nobody was told of, may come with a reboot."""
-    if not rebooted:
-        return before == after
+def _was_tried(key: str, version: int, value: str, expected: Expectation) -> bool:
+    return value == encode(version) if key in expected.counts else value in expected.tried.get(key, ())
+
+
+def _goes_on(before: Found, after: Found, expected: Expectation) -> bool:
+    """Tell whether nothing has changed but what a killed writer had begun."""
     for key in {*before, *after}:
         old, new = before.get(key, []), after.get(key, [])
         more = new[-1][0] - (old[-1][0] if old else 0) if new else 0
         if more < 0 or new[: len(new) - more] != old[len(old) - (len(new) - more) :]:
             return False
-        tried = expected.tried.get(key, set()) | ({encode(version) for version, _ in new} if key in expected.counts else set())
-        if any(value not in tried for _, value in new[len(new) - more :]):
+        if not all(_was_tried(key, *item, expected) for item in new[len(new) - more :]):
             return False
     return True
 
