@@ -1,0 +1,79 @@
+"""The recorder: runs a program under strace and tells what it did to the files below one directory.
+
+When it ends, what was followed (see ``reader``) is compared with what is there: names and contents must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proof.operations import ROOT, Recording
+from proof.reader import Reader, Unmodelled
+from proof.trace import FILE_CALLS, read_calls
+
+_LONGEST_STRING = 1 << 28
+
+
+def record(
+    strace: str, command: Sequence[str], root: Path, said: Path, *, env: Mapping[str, str], trace: Path,
+    inject: str | None = None, timeout_s: float = 60,
+) -> Recording:  # fmt: skip
+    """Run ``command`` to its end and return what it did below ``root``. It speaks by appending lines to the file ``said``.
+
+    ``inject``: what strace is to do to its calls, in strace's words.
+
+    Raises ``Unmodelled``, and ``AssertionError`` with its stderr where the command fails.
+    """
+    root = Path(os.path.realpath(root))
+    before = _look(root)
+    said_before = read_statements(said)
+    selection = "trace=" + ",".join(f"?{name}" for name in FILE_CALLS)
+    options = ["-f", "-y", "-xx", "-qq", "--seccomp-bpf", "-s", str(_LONGEST_STRING), "-e", selection, "-o", str(trace)]
+    options += ["-e", f"inject={inject}"] if inject else []
+    done = subprocess.run([strace, *options, *command], env=dict(env), capture_output=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
+    with open(trace, "rb") as lines:
+        reader = Reader(os.fsencode(root), os.fsencode(os.path.realpath(said)), *before)
+        calls = list(read_calls(lines))
+    reader.expect(calls)
+    for call in calls:
+        reader.take(call)
+    trace.unlink()
+    recording = Recording(
+        paths=before[0],
+        contents=before[1],
+        operations=reader.operations,
+        said_before=said_before,
+        actors=max(1, len(reader.actors)),
+    )
+    reader.assert_matches(_look(root))
+    return recording
+
+
+def read_statements(said: Path) -> list[dict[str, Any]]:
+    """Return what was said so far."""
+    if not said.exists():
+        return []
+    lines = [json.loads(line) for line in said.read_bytes().split(b"\n")[:-1]]
+    return [line for line in lines if "seen" not in line]
+
+
+def _look(root: Path) -> tuple[dict[bytes, int], dict[int, bytes]]:
+    """Return the paths below ``root`` with numbers of ours, and the contents of the files; hard links share a number."""
+    paths: dict[bytes, int] = {b"": ROOT}
+    contents: dict[int, bytes] = {}
+    numbers: dict[tuple[int, int], int] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink():
+            raise Unmodelled(f"{path} is a link")
+        status = path.stat()
+        number = numbers.setdefault((status.st_dev, status.st_ino), len(numbers) + 1)
+        paths[os.fsencode(path.relative_to(root))] = number
+        if path.is_file() and number not in contents:
+            contents[number] = path.read_bytes()
+    return paths, contents
