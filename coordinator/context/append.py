@@ -125,7 +125,7 @@ class Appender:
         """Have zeros where the record goes: overwriting them needs no change of the file's size at each flush."""
         if end <= self._size:
             return
-        size = os.fstat(fd).st_size
+        size = log.measure(fd, self.path)
         length = (end + min(max(end, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES) | 4095) + 1 - size
         failpoints.hit("shard.ahead")
         while length > 0:
@@ -144,7 +144,7 @@ class Appender:
 
     def _erase(self, fd: int, offset: int) -> None:
         try:
-            if os.fstat(fd).st_size > offset:
+            if os.lseek(fd, 0, os.SEEK_END) > offset:
                 os.pwrite(fd, bytes(8), offset)
         except OSError:
             return  # the next writer writes over it

@@ -129,7 +129,7 @@ def iter_backwards(fd: int, header: Header, scan: Scan, path: Path) -> Iterator[
 
 def find_whole_records(fd: int, header: Header, start: int, path: Path) -> Iterator[Placed]:
     """Yield every record from ``start`` on that proves itself, stepping over what does not. Reads it all; for damage only."""
-    data = read_at(fd, start, max(0, os.fstat(fd).st_size - start), path)
+    data = read_at(fd, start, max(0, measure(fd, path) - start), path)
     view, at = memoryview(data), data.find(codec.RECORD_MARK)
     while at >= 0:
         length = codec.measure_record(view[at : at + RECORD_BYTES])
@@ -139,6 +139,14 @@ def find_whole_records(fd: int, header: Header, start: int, path: Path) -> Itera
         if placed is not None:
             yield placed
         at = data.find(codec.RECORD_MARK, at + (placed.length if placed is not None else 1))
+
+
+def measure(fd: int, path: Path) -> int:
+    """Return the size of an open file without asking for its times: see ``OpenShard``. Raises ``StorageError``."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise StorageError.from_os(error, "measure", path) from error
 
 
 def read_at(fd: int, offset: int, length: int, path: Path) -> bytes:

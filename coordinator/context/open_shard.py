@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.context import remake
+from coordinator.context import log, remake
 from coordinator.context.append import Appender
 from coordinator.context.codec import Header
 from coordinator.context.control import ControlPage, State
@@ -50,6 +51,8 @@ class OpenShard:
         self._generation: Generation | None = None
         #: On a read-only file system: what was published there, and how the log was found.
         self._frozen: tuple[State | None, Generation, State] | None = None
+        #: The shard's directory when the files in it were last found to be the open ones.
+        self._names: tuple[int, int, int] | None = None
         self._opening = threading.Lock()
         _OPEN.add(self)
 
@@ -107,14 +110,44 @@ class OpenShard:
     def acquire(self) -> ControlPage:
         """Take the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
         page = self._page
-        if page is None or page.is_removed() or not page.is_writable:
+        if page is None or not page.is_writable:
             with self._opening:
                 page = self._open_page(to_write=True)
         if not page.is_writable:
             raise remake.read_only(page.path)
         if not self._lock.acquire(self._lock_timeout_s):
             raise self._busy()
+        try:
+            return self._look_at_names(page)
+        except BaseException:
+            self.release()
+            raise
+
+    def _look_at_names(self, page: ControlPage) -> ControlPage:
+        """Return the page that is there now, having seen to it that the open files are still those of these names.
+
+        Only the directory is asked each time. To ask a file that is written to for its times would make the next write note
+        them exactly, and the next flush write them too: half as long again.
+        """
+        status = self._check_directory()
+        names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        if names != self._names:
+            with self._opening:
+                page = self._open_page(to_write=True)
+                if self._generation is not None and self._generation.inode != self._find_inode():
+                    self._generation = None
+                    page.void()
+            self._names = names
         return page
+
+    def _find_inode(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError as error:
+            raise damaged(self.path, "missing", "is missing") from error
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", self.path) from error
+        return status.st_dev, status.st_ino
 
     def release(self) -> None:
         """Give the shard lock back."""
@@ -123,7 +156,6 @@ class OpenShard:
     def prepare(self, page: ControlPage) -> tuple[Generation, State]:
         """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
         published, state, begun, is_splitting, is_suspect = page.read_all()
-        status = self._stat()
         if published is None or state is None or begun is None or is_splitting or is_suspect:
             return self._remake(page)
         if not published[:2] == state[:2] == begun[:2]:
@@ -132,13 +164,14 @@ class OpenShard:
         if generation is None or generation.identity != state[:2] or not generation.is_writable:
             with self._opening:
                 generation = self._open_generation(state)
-        if generation is None or (status.st_dev, status.st_ino) != generation.inode:
+        if generation is None:
             return self._remake(page)
         if not generation.is_writable:
             raise remake.read_only(self.path)
-        self.appender.note(status.st_size, published.end if generation.header.durable else 0)
-        if status.st_size < state.end:
-            raise damaged(self.path, "truncated", f"has {status.st_size} bytes where {state.end} were written")
+        size = log.measure(generation.fd, self.path)
+        self.appender.note(size, published.end if generation.header.durable else 0)
+        if size < state.end:
+            raise damaged(self.path, "truncated", f"has {size} bytes where {state.end} were written")
         if begun.end > state.end and not self.appender.finish(page, generation, state, begun):
             return self._remake(page)
         return generation, begun
@@ -162,7 +195,7 @@ class OpenShard:
             self._generation, self._frozen = generation, None
         state = page.read_written()
         assert state is not None, "a page that was made anew is whole"
-        self.appender.note(os.fstat(generation.fd).st_size, state.end if generation.header.durable else 0)
+        self.appender.note(log.measure(generation.fd, self.path), state.end if generation.header.durable else 0)
         return generation, state
 
     def _busy(self) -> Busy:
@@ -176,24 +209,26 @@ class OpenShard:
             holder=holder or None,
         )
 
-    def _stat(self) -> os.stat_result:
-        try:
-            return os.stat(self.path)
-        except FileNotFoundError as error:
-            raise damaged(self.path, "missing", "is missing") from error
-        except OSError as error:
-            raise StorageError.from_os(error, "look at", self.path) from error
-
     def _open_page(self, *, to_write: bool = False) -> ControlPage:
         page = self._page
         if page is not None and (page.is_removed() or (to_write and not page.is_writable)):
             # Removed, or the disk was read-only and perhaps is not any more.
             page, self._generation = None, None
         if page is None:
-            if not self.directory.is_dir():
-                raise damaged(self.directory, "missing", "is missing")
+            self._check_directory()
             page = self._page = ControlPage(self.directory / CONTROL_NAME)
         return page
+
+    def _check_directory(self) -> os.stat_result:
+        try:
+            status = os.stat(self.directory)
+        except FileNotFoundError as error:
+            raise damaged(self.directory, "missing", "is missing") from error
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", self.directory) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise damaged(self.directory, "wrong-shape", "is not a directory")
+        return status
 
     def _reopen(self) -> tuple[Generation, State] | None:
         """Open what is published; ``None`` if that takes the shard lock. Call it with ``_opening`` held."""

@@ -99,7 +99,7 @@ def replay_log(
     Raises ``Damaged`` where that was acknowledged, so that it cannot be what a killed writer or power loss left.
     """
     header, path, published = generation.header, generation.path, known.published
-    stop = os.fstat(generation.fd).st_size
+    stop = log.measure(generation.fd, path)
     is_of_this_boot = page.is_of_this_boot()
     if published is not None and published.generation > header.generation:
         raise damaged(path, "rolled-back", f"is generation {header.generation}, but {published.generation} was published")
@@ -150,7 +150,7 @@ def _next_cuts(known: Page) -> int:
 def _cut_tail(generation: Generation, end: int, known: Page, reason: str | None, *, now_s: float) -> None:
     """Leave nothing behind the last record but zeros. What power loss left there is set aside, if there is space for it."""
     path, directory = generation.path, generation.path.parent
-    size = os.fstat(generation.fd).st_size
+    size = log.measure(generation.fd, path)
     tail = log.read_at(generation.fd, end, size - end, path).rstrip(b"\0")
     if not tail:
         return

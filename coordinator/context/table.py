@@ -240,7 +240,7 @@ class Table:
 
     def _count_buckets(self) -> int:
         try:
-            size = os.fstat(self._fd).st_size
+            size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
             raise StorageError.from_os(error, "look at", self.path) from error
         return (size - _BUCKETS_AT + _PAGE_BYTES - 1) // _PAGE_BYTES
