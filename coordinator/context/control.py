@@ -40,6 +40,8 @@ _PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT 
     264,
     272,
 )
+_PUBLISHED, _WRITTEN, _BEGUN = (slice(at, at + _STATE_BYTES) for at in (_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT))
+_SPLITTING, _SUSPECT = (slice(at, at + 8) for at in (_SPLITTING_AT, _SUSPECT_AT))
 _FLUSHING = struct.Struct("<QQQ")
 _READ_BYTES = _FLUSHING_AT + _FLUSHING.size
 _FLAG, _NO_FLAG = struct.Struct("<Q"), bytes(8)
@@ -112,8 +114,8 @@ class ControlPage:
         self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
         self._binding = _BINDING.pack(_MAGIC, self._boot)
         #: The states read and written last, with their bytes: most are read again and again.
-        self._known: tuple[bytes, State] | None = None
-        self._encoded: tuple[bytes, State] | None = None
+        self._known: tuple[bytes, State | None] = (b"", None)
+        self._encoded: tuple[bytes, State | None] = (b"", None)
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -138,29 +140,23 @@ class ControlPage:
         """Return everything. Call it under the shard lock."""
         for _ in range(_LOOKS):
             data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
-            published = self._decode(data[_PUBLISHED_AT : _PUBLISHED_AT + _STATE_BYTES])
+            published = self._decode(data[_PUBLISHED])
             if published is not None:
                 break  # another may be publishing; the rest is ours
         written = begun = None
         if data.startswith(self._binding):
-            written = self._decode(data[_WRITTEN_AT : _WRITTEN_AT + _STATE_BYTES])
-            begun = self._decode(data[_BEGUN_AT : _BEGUN_AT + _STATE_BYTES])
-        is_splitting = data[_SPLITTING_AT : _SPLITTING_AT + 8] != _NO_FLAG
-        return Page(published, written, begun, is_splitting, data[_SUSPECT_AT : _SUSPECT_AT + 8] == self._boot)
+            written = self._decode(data[_WRITTEN])
+            begun = written if data[_BEGUN] == data[_WRITTEN] else self._decode(data[_BEGUN])
+        return Page(published, written, begun, data[_SPLITTING] != _NO_FLAG, data[_SUSPECT] == self._boot)
 
     def read_progress(self) -> Progress:
         """Return how far the log is written and published."""
         for _ in range(_LOOKS):
-            data = self._read(_PUBLISHED_AT, _READ_BYTES - _PUBLISHED_AT)
-            published = self._decode(data[:_STATE_BYTES])
-            written = self._decode(data[_WRITTEN_AT - _PUBLISHED_AT : _WRITTEN_AT - _PUBLISHED_AT + _STATE_BYTES])
+            data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
+            published, written = self._decode(data[_PUBLISHED]), self._decode(data[_WRITTEN])
             if published is not None and written is not None:
                 break
-        if len(data) < _READ_BYTES - _PUBLISHED_AT:
-            return Progress(None, None, False, Flushing(0, 0, 0))
-        at = _SUSPECT_AT - _PUBLISHED_AT
-        flushing = Flushing(*_FLUSHING.unpack_from(data, _FLUSHING_AT - _PUBLISHED_AT))
-        return Progress(published, written, data[at : at + 8] == self._boot, flushing)
+        return Progress(published, written, data[_SUSPECT] == self._boot, Flushing(*_FLUSHING.unpack_from(data, _FLUSHING_AT)))
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
@@ -210,15 +206,17 @@ class ControlPage:
 
     def _encode(self, state: State) -> bytes:
         known = self._encoded
-        if known is None or known[1] is not state:
+        if known[1] is not state:
             data = _STATE.pack(*state)
             known = self._encoded = (data + _CHECKSUM.pack(zlib.crc32(data)), state)
         return known[0]
 
     def _decode(self, data: bytes) -> State | None:
-        for known in (self._known, self._encoded):
-            if known is not None and data == known[0]:
-                return known[1]
+        known, own = self._known, self._encoded
+        if data == known[0]:
+            return known[1]
+        if data == own[0]:
+            return own[1]
         if len(data) != _STATE_BYTES or zlib.crc32(data[: _STATE.size]) != _CHECKSUM.unpack_from(data, _STATE.size)[0]:
             return None
         state = State(*_STATE.unpack_from(data))
@@ -235,7 +233,8 @@ class ControlPage:
 
     def _write(self, data: bytes, offset: int) -> None:
         try:
-            failpoints.hit("control.write")
+            if failpoints.armed:
+                failpoints.hit("control.write")
             if not self.is_writable:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
             os.pwrite(self._fd, data, offset)

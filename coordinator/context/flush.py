@@ -37,6 +37,8 @@ class Ticket(NamedTuple):
 
     generation: int
     cuts: int
+    #: Where the records begin that were appended together with it.
+    start: int
     offset: int
     end: int
     checksum: int
@@ -56,66 +58,70 @@ class GroupFlush:
     def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
         """``word`` is the first of the ``FLUSH_WORDS`` numbers of the bell that are the shard's: flushes take them in turn."""
         self._leads = [LockFile(directory / name, may_go=False) for name in LEAD_NAMES]
-        self._publication = LockFile(directory / PUBLISH_NAME)
+        self._publication = LockFile(directory / PUBLISH_NAME, may_go=False)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
 
     def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
-        patience_s = time.monotonic() + _PATIENCE_S
+        patience_s = 0.0
         while True:
-            lead = next((lead for lead in self._leads if lead.acquire(0)), None)
-            if lead is not None or time.monotonic() > patience_s:
-                try:
-                    is_done, number = self._flush(ticket, generation, page)
-                finally:
-                    if lead is not None:
-                        lead.release()
-                if number:
-                    self._bell.wake(self._word_of(number + 1), 1)  # one of those whom the next flush serves, to lead it
-                if is_done:
+            lead = next((lead for lead in self._leads if lead.try_acquire()), None)
+            if lead is not None or (patience_s and time.monotonic() > patience_s):
+                if self._flush(ticket, generation, page, lead):
                     return
             seen = self._bell.values(self._word, FLUSH_WORDS)
             progress = page.read_progress()
             if _is_done(ticket, progress):
                 return
             word = self._word_of(_find_flush(ticket, progress.flushing))
+            patience_s = patience_s or time.monotonic() + _PATIENCE_S
             self._bell.wait(seen[word - self._word], _LEADER_TIMEOUT_S, word)
             if _is_done(ticket, page.read_progress()):
                 return
 
-    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage) -> tuple[bool, int]:
-        """Flush what is written and publish it; tell whether the record is among it, and the number of the flush."""
-        progress = page.read_progress()  # before the flush: what comes later may not be in it
-        if _is_done(ticket, progress):
-            return True, 0
-        written, last = progress.written, progress.flushing
-        if written is None or written.generation != generation.header.generation:
-            return False, 0  # the log is being replaced
-        page.set_flushing(Flushing(last.number + 1, written.end, last.end))
+    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
+        """Flush what is written and publish it, giving the lead back between; tell whether the ticket's record is among it."""
         try:
-            failpoints.hit("shard.flush")
-            files.sync_data(generation.fd)
-        except OSError as error:
-            self.give_up(page)
-            raise FlushFailed from error
-        is_published = self._publish(page, written)
-        self._bell.wake(self._word_of(last.number + 1), EVERYBODY)
-        return is_published and written.end >= ticket.end, last.number + 1
+            progress = page.read_progress()  # before the flush: what comes later may not be in it
+            if _is_done(ticket, progress):
+                return True
+            published, written, last = progress.published, progress.written, progress.flushing
+            if published is None or written is None or written.generation != generation.header.generation:
+                return False  # the log is being replaced
+            number = last.number + 1
+            page.set_flushing(Flushing(number, written.end, last.end))
+            try:
+                if failpoints.armed:
+                    failpoints.hit("shard.flush")
+                files.sync_data(generation.fd)
+            except OSError as error:
+                self.give_up(page)
+                raise FlushFailed from error
+        finally:
+            if lead is not None:
+                lead.release()
+        progress = self._publish(page, written)
+        # Who appended before that look may have found the lead taken; who appends after it finds it free.
+        if published.end != ticket.start or written.end != ticket.end:
+            self._bell.wake(self._word_of(number), EVERYBODY)  # it served others as well
+        if progress.written is not None and progress.written.end > written.end:
+            self._bell.wake(self._word_of(number + 1), 1)  # one of those whom the next flush serves, to lead it
+        return _is_done(ticket, progress)
 
     def _word_of(self, number: int) -> int:
         return self._word + number % FLUSH_WORDS
 
-    def _publish(self, page: ControlPage, state: State) -> bool:
-        """Let everybody see what was flushed; tell whether it holds. It does not if the log was cut or replaced meanwhile."""
+    def _publish(self, page: ControlPage, state: State) -> Progress:
+        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile; return how far things are then."""
         with self._publishing():
             progress = page.read_progress()
             published = progress.published
-            if published is None or progress.is_suspect or published[:2] != state[:2]:
-                return False
-            if published.end < state.end:
+            if published is None or progress.is_suspect or published[:2] != state[:2] or published.end >= state.end:
+                return progress
+            if failpoints.armed:
                 failpoints.hit("shard.publish")
-                page.publish(state)
-        return True
+            page.publish(state)
+        return progress._replace(published=state)
 
     def replace(self, page: ControlPage, state: State) -> None:
         """Publish a state of another generation or after a cut. Call it under the shard lock, with all of it durable."""
@@ -160,7 +166,7 @@ class _Publishing:
         self._lock, self._timeout_s = lock, timeout_s
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(self._timeout_s):
+        if not self._lock.try_acquire() and not self._lock.acquire(self._timeout_s):
             raise Busy(
                 f"{self._lock.path} has been locked for {self._timeout_s:g} s",
                 hint="see which process holds it and is stopped; what waits for it may become durable later",

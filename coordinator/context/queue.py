@@ -24,12 +24,12 @@ class QueuedLock:
 
     def acquire(self, timeout_s: float) -> bool:
         """Take the lock; tell whether it came within ``timeout_s``. Raises ``StorageError``."""
-        if self._lock.acquire(0):
+        if self._lock.try_acquire():
             return True
         deadline_s = time.monotonic() + timeout_s
         while True:
             seen = self._bell.value(self._word)
-            if self._lock.acquire(0):
+            if self._lock.try_acquire():
                 return True
             rest_s = deadline_s - time.monotonic()
             if rest_s <= 0:

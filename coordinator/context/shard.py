@@ -56,6 +56,8 @@ class Pending(NamedTuple):
 
     records: list[Record]
     refusal: CrewkeepError | None
+    #: Where the records begin.
+    start: int
     state: State
     generation: Generation
     page: ControlPage
@@ -225,7 +227,7 @@ class Shard(OpenShard):
         ``StorageError`` if it could not be made durable. Then nothing was written.
         """
         if pending.generation.header.durable:
-            self.make_durable(pending.state, pending.generation, pending.page)
+            self.make_durable(pending.state, pending.generation, pending.page, pending.start)
         if pending.refusal is not None:
             raise pending.refusal
         self.upkeep.after_commit(pending.state)
@@ -271,6 +273,7 @@ class Shard(OpenShard):
             if self._failed is not None:
                 raise self._describe_failure(self._failed)
             generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
+            start = state.end
             try:
                 records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
             except (VersionConflict, Superseded, NotFound) as error:
@@ -284,14 +287,17 @@ class Shard(OpenShard):
                 page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
         finally:
             self.release()
-        return Pending(records, refusal, state, generation, page)
+        return Pending(records, refusal, start, state, generation, page)
 
-    def make_durable(self, state: State, generation: Generation, page: ControlPage) -> None:
-        """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
+    def make_durable(self, state: State, generation: Generation, page: ControlPage, start: int = -1) -> None:
+        """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``.
+
+        ``start`` is where the caller's own records begin, if they end there.
+        """
         if generation.header.durable:
-            self._wait_durable(
-                Ticket(state.generation, state.cuts, state.end - state.length, state.end, state.checksum), generation, page
-            )
+            offset = state.end - state.length
+            ticket = Ticket(state.generation, state.cuts, start, offset, state.end, state.checksum)
+            self._wait_durable(ticket, generation, page)
             return
         try:
             files.sync_data(generation.fd)

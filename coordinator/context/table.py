@@ -121,7 +121,8 @@ class Table:
         self.path = path
         self._fd = -1
         try:
-            failpoints.hit("table.open")
+            if failpoints.armed:
+                failpoints.hit("table.open")
             flags = os.O_RDWR if to_write else os.O_RDONLY
             self._fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
@@ -274,14 +275,16 @@ class Table:
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
-            failpoints.hit("table.read")
+            if failpoints.armed:
+                failpoints.hit("table.read")
             return os.pread(self._fd, length, offset)
         except OSError as error:
             raise StorageError.from_os(error, "read", self.path) from error
 
     def _write(self, data: bytes, offset: int) -> None:
         try:
-            failpoints.hit("table.write")
+            if failpoints.armed:
+                failpoints.hit("table.write")
             if os.pwrite(self._fd, data, offset) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -322,7 +325,8 @@ def _write_parts(path: Path, parts: Iterable[tuple[int, bytes]]) -> None:
     """Let ``path`` hold these parts at their offsets, with holes between them; not flushed, but whole or not at all."""
     temporary = path.with_name(files.name_temporary(path.name))
     try:
-        failpoints.hit("table.make")
+        if failpoints.armed:
+            failpoints.hit("table.make")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             for offset, data in parts:
