@@ -79,21 +79,16 @@ class Page(NamedTuple):
     is_suspect: bool
 
 
-class Flushing(NamedTuple):
-    """Which flush began last, and how far it and the one before it reach. A hint only: whom to wait for."""
-
-    number: int
-    end: int
-    end_before: int
-
-
 class Progress(NamedTuple):
     """How far a log is; ``None`` where that is not known. ``is_suspect`` as in ``Page``."""
 
     published: State | None
     written: State | None
     is_suspect: bool
-    flushing: Flushing
+    #: Which flush began last, and how far it and the one before it reach. A hint only: whom to wait for.
+    flush_number: int
+    flush_end: int
+    flush_end_before: int
 
 
 class ControlPage:
@@ -139,24 +134,27 @@ class ControlPage:
     def read_all(self) -> Page:
         """Return everything. Call it under the shard lock."""
         for _ in range(_LOOKS):
-            data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
+            data = self._read(0, _READ_BYTES)
             published = self._decode(data[_PUBLISHED])
             if published is not None:
                 break  # another may be publishing; the rest is ours
         written = begun = None
         if data.startswith(self._binding):
-            written = self._decode(data[_WRITTEN])
-            begun = written if data[_BEGUN] == data[_WRITTEN] else self._decode(data[_BEGUN])
-        return Page(published, written, begun, data[_SPLITTING] != _NO_FLAG, data[_SUSPECT] == self._boot)
+            raw = data[_WRITTEN]
+            written = self._decode(raw)
+            begun = written if data[_BEGUN] == raw else self._decode(data[_BEGUN])
+        is_suspect = data[_SUSPECT] == self._boot
+        return Page(published, written, begun, data[_SPLITTING] != _NO_FLAG, is_suspect)
 
     def read_progress(self) -> Progress:
         """Return how far the log is written and published."""
         for _ in range(_LOOKS):
-            data = self._read(0, _READ_BYTES).ljust(_READ_BYTES, b"\0")
+            data = self._read(0, _READ_BYTES)
             published, written = self._decode(data[_PUBLISHED]), self._decode(data[_WRITTEN])
             if published is not None and written is not None:
                 break
-        return Progress(published, written, data[_SUSPECT] == self._boot, Flushing(*_FLUSHING.unpack_from(data, _FLUSHING_AT)))
+        number, end, end_before = _FLUSHING.unpack_from(data, _FLUSHING_AT) if len(data) == _READ_BYTES else (0, 0, 0)
+        return Progress(published, written, data[_SUSPECT] == self._boot, number, end, end_before)
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
@@ -185,9 +183,9 @@ class ControlPage:
         """
         self._write(self._boot if is_suspect else bytes(8), _SUSPECT_AT)
 
-    def set_flushing(self, flushing: Flushing) -> None:
-        """Tell those who wait which flush has begun."""
-        self._write(_FLUSHING.pack(*flushing), _FLUSHING_AT)
+    def set_flushing(self, number: int, end: int, end_before: int) -> None:
+        """Tell those who wait which flush has begun, how far it reaches, and how far the one before it."""
+        self._write(_FLUSHING.pack(number, end, end_before), _FLUSHING_AT)
 
     def begin_anew(self, state: State) -> None:
         """Let this be the page of a log that nobody has written to yet."""

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.context.control import ControlPage, Flushing, Progress, State
+from coordinator.context.control import ControlPage, Progress, State
 from coordinator.context.generation import Generation
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
@@ -65,31 +65,40 @@ class GroupFlush:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
         patience_s = 0.0
         while True:
-            lead = next((lead for lead in self._leads if lead.try_acquire()), None)
-            if lead is not None or (patience_s and time.monotonic() > patience_s):
-                if self._flush(ticket, generation, page, lead):
+            for lead in self._leads:
+                if lead.try_acquire():
+                    if self._flush(ticket, generation, page, lead):
+                        return
+                    break
+            else:
+                if patience_s and time.monotonic() > patience_s and self._flush(ticket, generation, page, None):
                     return
             seen = self._bell.values(self._word, FLUSH_WORDS)
             progress = page.read_progress()
             if _is_done(ticket, progress):
                 return
-            word = self._word_of(_find_flush(ticket, progress.flushing))
+            # The flush that makes it durable is one that has begun, or the next one.
+            number = progress.flush_number
+            if ticket.end <= progress.flush_end_before:
+                number -= 1
+            elif ticket.end > progress.flush_end:
+                number += 1
+            index = number % FLUSH_WORDS
             patience_s = patience_s or time.monotonic() + _PATIENCE_S
-            self._bell.wait(seen[word - self._word], _LEADER_TIMEOUT_S, word)
+            self._bell.wait(seen[index], _LEADER_TIMEOUT_S, self._word + index)
             if _is_done(ticket, page.read_progress()):
                 return
 
     def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
         """Flush what is written and publish it, giving the lead back between; tell whether the ticket's record is among it."""
         try:
-            progress = page.read_progress()  # before the flush: what comes later may not be in it
-            if _is_done(ticket, progress):
+            before = page.read_progress()  # before the flush: what comes later may not be in it
+            if _is_done(ticket, before):
                 return True
-            published, written, last = progress.published, progress.written, progress.flushing
+            published, written, number = before.published, before.written, before.flush_number + 1
             if published is None or written is None or written.generation != generation.header.generation:
                 return False  # the log is being replaced
-            number = last.number + 1
-            page.set_flushing(Flushing(number, written.end, last.end))
+            page.set_flushing(number, written.end, before.flush_end)
             try:
                 if failpoints.armed:
                     failpoints.hit("shard.flush")
@@ -100,20 +109,18 @@ class GroupFlush:
         finally:
             if lead is not None:
                 lead.release()
-        progress = self._publish(page, written)
+        after = self._publish(page, written)
         # Who appended before that look may have found the lead taken; who appends after it finds it free.
         if published.end != ticket.start or written.end != ticket.end:
-            self._bell.wake(self._word_of(number), EVERYBODY)  # it served others as well
-        if progress.written is not None and progress.written.end > written.end:
-            self._bell.wake(self._word_of(number + 1), 1)  # one of those whom the next flush serves, to lead it
-        return _is_done(ticket, progress)
-
-    def _word_of(self, number: int) -> int:
-        return self._word + number % FLUSH_WORDS
+            self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)  # it served others as well
+        if after.written is not None and after.written.end > written.end:
+            self._bell.wake(self._word + (number + 1) % FLUSH_WORDS, 1)  # one whom the next flush serves, to lead it
+        return after.published is written and written.end >= ticket.end or _is_done(ticket, after)
 
     def _publish(self, page: ControlPage, state: State) -> Progress:
         """Let everybody see what was flushed, unless the log was cut or replaced meanwhile; return how far things are then."""
-        with self._publishing():
+        self._acquire_publication()
+        try:
             progress = page.read_progress()
             published = progress.published
             if published is None or progress.is_suspect or published[:2] != state[:2] or published.end >= state.end:
@@ -121,24 +128,38 @@ class GroupFlush:
             if failpoints.armed:
                 failpoints.hit("shard.publish")
             page.publish(state)
+        finally:
+            self._publication.release()
         return progress._replace(published=state)
+
+    def _acquire_publication(self) -> None:
+        """Take the publication lock. It is held for microseconds, so who waits long meets a stopped process."""
+        if not self._publication.try_acquire() and not self._publication.acquire(self._timeout_s):
+            raise Busy(
+                f"{self._publication.path} has been locked for {self._timeout_s:g} s",
+                hint="see which process holds it and is stopped; what waits for it may become durable later",
+                path=str(self._publication.path),
+            )
 
     def replace(self, page: ControlPage, state: State) -> None:
         """Publish a state of another generation or after a cut. Call it under the shard lock, with all of it durable."""
-        with self._publishing():
+        self._acquire_publication()
+        try:
             page.settle(state)
             page.publish(state)
             page.set_suspect(False)
+        finally:
+            self._publication.release()
         for number in range(FLUSH_WORDS):
             self._bell.wake(self._word + number, EVERYBODY)
 
     def give_up(self, page: ControlPage) -> None:
         """Keep everybody from publishing what was not flushed."""
-        with self._publishing():
+        self._acquire_publication()
+        try:
             page.set_suspect(True)
-
-    def _publishing(self) -> _Publishing:
-        return _Publishing(self._publication, self._timeout_s)
+        finally:
+            self._publication.release()
 
 
 def _is_done(ticket: Ticket, progress: Progress) -> bool:
@@ -150,28 +171,3 @@ def _is_done(ticket: Ticket, progress: Progress) -> bool:
         if not progress.is_suspect:
             return False
     raise Doubt
-
-
-def _find_flush(ticket: Ticket, flushing: Flushing) -> int:
-    """Return the number of the flush that makes the record durable: one that has begun, or the next one."""
-    if ticket.end <= flushing.end_before:
-        return flushing.number - 1
-    return flushing.number if ticket.end <= flushing.end else flushing.number + 1
-
-
-class _Publishing:
-    """Hold the publication lock: a few microseconds, so who waits long meets a stopped process."""
-
-    def __init__(self, lock: LockFile, timeout_s: float) -> None:
-        self._lock, self._timeout_s = lock, timeout_s
-
-    def __enter__(self) -> None:
-        if not self._lock.try_acquire() and not self._lock.acquire(self._timeout_s):
-            raise Busy(
-                f"{self._lock.path} has been locked for {self._timeout_s:g} s",
-                hint="see which process holds it and is stopped; what waits for it may become durable later",
-                path=str(self._lock.path),
-            )
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

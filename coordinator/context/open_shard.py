@@ -115,29 +115,26 @@ class OpenShard:
                 page = self._open_page(to_write=True)
         if not page.is_writable:
             raise remake.read_only(page.path)
-        if not self._lock.acquire(self._lock_timeout_s):
+        if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):
             raise self._busy()
         try:
-            return self._look_at_names(page)
+            # Only the directory is asked each time. To ask a file that is written to for its times would make the next write
+            # note them exactly, and the next flush write them too: half as long again.
+            status = self._check_directory()
+            names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            return page if names == self._names else self._look_at_names(page, names)
         except BaseException:
-            self.release()
+            self._lock.release()
             raise
 
-    def _look_at_names(self, page: ControlPage) -> ControlPage:
-        """Return the page that is there now, having seen to it that the open files are still those of these names.
-
-        Only the directory is asked each time. To ask a file that is written to for its times would make the next write note
-        them exactly, and the next flush write them too: half as long again.
-        """
-        status = self._check_directory()
-        names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        if names != self._names:
-            with self._opening:
-                page = self._open_page(to_write=True)
-                if self._generation is not None and self._generation.inode != self._find_inode():
-                    self._generation = None
-                    page.void()
-            self._names = names
+    def _look_at_names(self, page: ControlPage, names: tuple[int, int, int]) -> ControlPage:
+        """Return the page that is there now, having seen to it that the open files are still those of their names."""
+        with self._opening:
+            page = self._open_page(to_write=True)
+            if self._generation is not None and self._generation.inode != self._find_inode():
+                self._generation = None
+                page.void()
+        self._names = names
         return page
 
     def _find_inode(self) -> tuple[int, int]:

@@ -15,21 +15,20 @@ from coordinator.system.wakeup import Bell
 _LONGEST_SLEEP_S = 0.01
 
 
-class QueuedLock:
+class QueuedLock(LockFile):
     """A lock file with a queue. Any thread may use it, one holds it."""
 
     def __init__(self, path: Path, bell: Bell, word: int, *, may_go: bool = True) -> None:
         """``word`` is the number of the bell that belongs to this queue alone; ``may_go`` as for ``LockFile``."""
-        self._lock, self._bell, self._word = LockFile(path, may_go=may_go), bell, word
+        super().__init__(path, may_go=may_go)
+        self._bell, self._word = bell, word
 
     def acquire(self, timeout_s: float) -> bool:
         """Take the lock; tell whether it came within ``timeout_s``. Raises ``StorageError``."""
-        if self._lock.try_acquire():
-            return True
         deadline_s = time.monotonic() + timeout_s
         while True:
             seen = self._bell.value(self._word)
-            if self._lock.try_acquire():
+            if self.try_acquire():
                 return True
             rest_s = deadline_s - time.monotonic()
             if rest_s <= 0:
@@ -38,5 +37,5 @@ class QueuedLock:
 
     def release(self) -> None:
         """Let the next one have it."""
-        self._lock.release()
+        super().release()
         self._bell.wake(self._word, 1)

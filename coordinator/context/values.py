@@ -47,7 +47,8 @@ def _check(value: Any) -> None:
             if item is None or item is True or item is False:
                 continue
             if isinstance(item, str):
-                _check_text(item)
+                if len(item) > VALUE_LIMIT_BYTES or not item.isascii():
+                    _check_text(item)
             elif isinstance(item, int):
                 if not _LOWEST <= item <= _HIGHEST:
                     raise InvalidInput("the value holds an integer that does not fit 64 bits", hint=_HINT)
@@ -60,7 +61,8 @@ def _check(value: Any) -> None:
                 for name in item:
                     if not isinstance(name, str):
                         raise InvalidInput(f"an object's key is of type {type(name).__name__}, not text", hint=_HINT)
-                    _check_text(name)
+                    if len(name) > VALUE_LIMIT_BYTES or not name.isascii():
+                        _check_text(name)
                 below.extend(item.values())
             else:
                 raise InvalidInput(f"the value holds a {type(item).__name__}, which is not JSON", hint=_HINT)

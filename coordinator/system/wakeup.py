@@ -171,6 +171,7 @@ class Bell:
         except OSError as error:
             raise StorageError.from_os(error, "open the bell", self._path) from error
         before, self._fd, self._page = self._fd, fd, page
+        self._address = ctypes.addressof(page) if page is not None else 0
         self.mode = "poll" if page is None else "futex"
         self._writable = writable
         if before >= 0:
@@ -201,9 +202,9 @@ class Bell:
         page = self._page  # keeps the mapping alive for the length of the call
         if page is None or _CALL is None:
             return -1
-        address = ctypes.addressof(page) + 4 * word
+        address = self._address + 4 * word
         timeout = None if timeout_s is None else ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
-        return int(_library().syscall(_CALL, address, operation, number, timeout, address, third))
+        return int(_LIBRARY.syscall(_CALL, address, operation, number, timeout, address, third))
 
     def _raise_by_hand(self, word: int) -> None:
         """The fallback without futexes: the file's lock keeps two ringers apart."""
@@ -239,23 +240,21 @@ def _find_futex_call(machine: str) -> int | None:
     return _FUTEX_CALLS.get(machine)
 
 
-def _library() -> ctypes.CDLL:
-    global _libc
-    if _libc is None:
-        _libc = ctypes.CDLL(None, use_errno=True)
-        _libc.syscall.restype = ctypes.c_long
-        # Registers all of them; declared once, so that a call costs a microsecond less.
-        _libc.syscall.argtypes = [
-            ctypes.c_long,
-            ctypes.c_void_p,
-            ctypes.c_long,
-            ctypes.c_long,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_long,
-        ]
-    return _libc
+def _open_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.syscall.restype = ctypes.c_long
+    # Registers all of them; declared once, so that a call costs a microsecond less.
+    library.syscall.argtypes = [
+        ctypes.c_long,
+        ctypes.c_void_p,
+        ctypes.c_long,
+        ctypes.c_long,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_long,
+    ]
+    return library
 
 
+_LIBRARY = _open_library()
 _CALL = _find_futex_call(os.uname().machine)
-_libc: ctypes.CDLL | None = None
