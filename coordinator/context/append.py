@@ -28,13 +28,15 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size, self._flushed = 0, 0
+        #: How far the log is written ahead.
+        self.size = 0
+        self._flushed = 0
         #: The record appended last.
         self._last: Placed | None = None
 
     def note(self, size_bytes: int, flushed: int) -> None:
         """Take note of the log's size, and of how much of it is durable."""
-        self._size, self._flushed = size_bytes, flushed
+        self.size, self._flushed = size_bytes, flushed
 
     def make_room(self, page: ControlPage, generation: Generation, record: Record, slot: Slot | None) -> int:
         """Return where in the table the record's slot is or will be."""
@@ -112,7 +114,7 @@ class Appender:
             if self._last is not None:
                 generation.remember(self._last)  # whoever writes a key often reads it next
         except StorageError:
-            self._take_back(page, generation, before)
+            self.take_back(page, generation)
             raise
 
     def finish(self, page: ControlPage, generation: Generation, state: State, begun: State) -> bool:
@@ -134,7 +136,7 @@ class Appender:
 
     def _write_ahead(self, fd: int, end: int) -> None:
         """Have zeros where the record goes: overwriting them needs no change of the file's size at each flush."""
-        if end <= self._size:
+        if end <= self.size:
             return
         size = log.measure(fd, self.path)
         length = (end + min(max(end, _LEAST_AHEAD_BYTES), _MOST_AHEAD_BYTES) | 4095) + 1 - size
@@ -143,16 +145,18 @@ class Appender:
         while length > 0:
             done = os.pwrite(fd, bytes(min(length, _MOST_AHEAD_BYTES)), size)
             size, length = size + done, length - done
-        self._size = size
+        self.size = size
 
-    def _take_back(self, page: ControlPage, generation: Generation, state: State) -> None:
+    def take_back(self, page: ControlPage, generation: Generation) -> None:
         """After a failure on the way: let nobody find the record, whatever of it was written."""
-        self._erase(generation.fd, state.end)
-        for act in (page.void, lambda: page.begin(state)):
-            try:
-                act()
-            except StorageError:
-                continue
+        written = None
+        try:
+            written = page.read_written()
+            page.void()
+        except StorageError:
+            pass
+        if written is not None:
+            self._erase(generation.fd, written.end)
 
     def _erase(self, fd: int, offset: int) -> None:
         try:

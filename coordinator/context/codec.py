@@ -29,9 +29,9 @@ HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 RECORD_MARK = b"\xa7CKr"
 #: mark, checksum, length, previous checksum, previous length, kind, flags, key, session and name lengths, value length,
 #: revision, version, epoch, at, before, flushed
-_RECORD = struct.Struct("<4sIIIIBBHHHIQQQdQQ")
-_CHECKED_FROM = len(RECORD_MARK) + _CHECKSUM.size
-RECORD_BYTES = _RECORD.size
+RECORD = struct.Struct("<4sIIIIBBHHHIQQQdQQ")
+CHECKED_FROM = len(RECORD_MARK) + _CHECKSUM.size
+RECORD_BYTES = RECORD.size
 #: The longest record there can be; a longer one is damage.
 RECORD_LIMIT_BYTES = RECORD_BYTES + 3 * 0xFFFF + (1 << 21)
 
@@ -155,7 +155,7 @@ def encode_record(
     value = record.value
     length = RECORD_BYTES + len(key) + len(session) + len(name) + len(value)
     assert length <= RECORD_LIMIT_BYTES, "a record is bounded by the limits of its parts"
-    head = _RECORD.pack(
+    head = RECORD.pack(
         RECORD_MARK,
         0,
         length,
@@ -174,7 +174,7 @@ def encode_record(
         record.before,
         flushed,
     )
-    data = b"".join((head[_CHECKED_FROM:], key, session, name, value))
+    data = b"".join((head[CHECKED_FROM:], key, session, name, value))
     checksum = zlib.crc32(data, _seed(seed, offset))
     return RECORD_MARK + _CHECKSUM.pack(checksum) + data, checksum
 
@@ -183,7 +183,7 @@ def measure_record(data: bytes | memoryview) -> int | None:
     """Return the length that a record's first bytes claim, ``None`` if there cannot be such a record."""
     if len(data) < RECORD_BYTES:
         return None
-    mark, _, length, _, _, _, _, key, session, name, value, *_ = _RECORD.unpack_from(data)
+    mark, _, length, _, _, _, _, key, session, name, value, *_ = RECORD.unpack_from(data)
     possible = mark == RECORD_MARK and length == RECORD_BYTES + key + session + name + value and length <= RECORD_LIMIT_BYTES
     return length if possible else None
 
@@ -213,13 +213,13 @@ def decode_record(data: bytes | memoryview, *, seed: int, offset: int) -> Placed
         at,
         before,
         flushed,
-    ) = _RECORD.unpack_from(data)
+    ) = RECORD.unpack_from(data)
     session_start = RECORD_BYTES + key_size
     name_start = session_start + session_size
     value_start = name_start + name_size
     if mark != RECORD_MARK or length != value_start + value_size or length > len(data):
         return None
-    if zlib.crc32(memoryview(data)[_CHECKED_FROM:length], _seed(seed, offset)) != checksum:
+    if zlib.crc32(memoryview(data)[CHECKED_FROM:length], _seed(seed, offset)) != checksum:
         return None
     try:
         record = Record(

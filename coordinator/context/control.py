@@ -32,7 +32,7 @@ _BINDING = struct.Struct("<8s8s")
 #: The fields of ``State``, then its checksum.
 _STATE, _CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
 _STATE_BYTES = _STATE.size + _CHECKSUM.size
-_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT = (
+PUBLISHED_AT, WRITTEN_AT, BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT = (
     64,
     128,
     192,
@@ -40,10 +40,12 @@ _PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT 
     264,
     272,
 )
-_PUBLISHED, _WRITTEN, _BEGUN = (slice(at, at + _STATE_BYTES) for at in (_PUBLISHED_AT, _WRITTEN_AT, _BEGUN_AT))
+PUBLISHED, WRITTEN, BEGUN = (slice(at, at + _STATE_BYTES) for at in (PUBLISHED_AT, WRITTEN_AT, BEGUN_AT))
 _SPLITTING, _SUSPECT = (slice(at, at + 8) for at in (_SPLITTING_AT, _SUSPECT_AT))
+#: Both flags, and how they are when nothing is out of the ordinary.
+FLAGS, NO_FLAGS = slice(_SPLITTING_AT, _SUSPECT_AT + 8), bytes(_SUSPECT_AT + 8 - _SPLITTING_AT)
 _FLUSHING = struct.Struct("<QQQ")
-_READ_BYTES = _FLUSHING_AT + _FLUSHING.size
+READ_BYTES = _FLUSHING_AT + _FLUSHING.size
 _FLAG, _NO_FLAG = struct.Struct("<Q"), bytes(8)
 #: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
@@ -97,63 +99,63 @@ class ControlPage:
     def __init__(self, path: Path) -> None:
         """Open the page, creating it where it is missing; on a read-only file system only to read. Raises ``StorageError``."""
         self.path = path
-        self._fd = -1
+        self.fd = -1
         try:
-            self._fd, self.is_writable = files.open_for_update(path, os.O_CREAT, "control.open")
-            size = os.fstat(self._fd).st_size
+            self.fd, self.is_writable = files.open_for_update(path, os.O_CREAT, "control.open")
+            size = os.fstat(self.fd).st_size
             if size < PAGE_BYTES and self.is_writable:
                 # Written, not truncated to length: a publication must not meet a full disk.
-                os.pwrite(self._fd, bytes(PAGE_BYTES - size), size)
+                os.pwrite(self.fd, bytes(PAGE_BYTES - size), size)
         except OSError as error:
             raise StorageError.from_os(error, "open", path) from error
         self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
-        self._binding = _BINDING.pack(_MAGIC, self._boot)
+        self.binding = _BINDING.pack(_MAGIC, self._boot)
         #: The states read and written last, with their bytes: most are read again and again.
         self._known: tuple[bytes, State | None] = (b"", None)
         self._encoded: tuple[bytes, State | None] = (b"", None)
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def is_removed(self) -> bool:
         """Tell whether somebody deleted the file: what is published here reaches nobody any more."""
-        return os.fstat(self._fd).st_nlink == 0
+        return os.fstat(self.fd).st_nlink == 0
 
     def is_of_this_boot(self) -> bool:
         """Tell whether the page was written since the machine started."""
-        return self._read(0, _BINDING.size) == self._binding
+        return self._read(0, _BINDING.size) == self.binding
 
     def read_published(self) -> State | None:
         """Return what may be shown, ``None`` if that is not known."""
         for _ in range(_LOOKS):
-            if (state := self._decode(self._read(_PUBLISHED_AT, _STATE_BYTES))) is not None:
+            if (state := self.decode(self._read(PUBLISHED_AT, _STATE_BYTES))) is not None:
                 return state
         return None
 
     def read_all(self) -> Page:
         """Return everything. Call it under the shard lock."""
         for _ in range(_LOOKS):
-            data = self._read(0, _READ_BYTES)
-            published = self._decode(data[_PUBLISHED])
+            data = self._read(0, READ_BYTES)
+            published = self.decode(data[PUBLISHED])
             if published is not None:
                 break  # another may be publishing; the rest is ours
         written = begun = None
-        if data.startswith(self._binding):
-            raw = data[_WRITTEN]
-            written = self._decode(raw)
-            begun = written if data[_BEGUN] == raw else self._decode(data[_BEGUN])
+        if data.startswith(self.binding):
+            raw = data[WRITTEN]
+            written = self.decode(raw)
+            begun = written if data[BEGUN] == raw else self.decode(data[BEGUN])
         is_suspect = data[_SUSPECT] == self._boot
         return Page(published, written, begun, data[_SPLITTING] != _NO_FLAG, is_suspect)
 
     def read_progress(self) -> Progress:
         """Return how far the log is written and published."""
         for _ in range(_LOOKS):
-            data = self._read(0, _READ_BYTES)
-            published, written = self._decode(data[_PUBLISHED]), self._decode(data[_WRITTEN])
+            data = self._read(0, READ_BYTES)
+            published, written = self.decode(data[PUBLISHED]), self.decode(data[WRITTEN])
             if published is not None and written is not None:
                 break
-        number, end, end_before = _FLUSHING.unpack_from(data, _FLUSHING_AT) if len(data) == _READ_BYTES else (0, 0, 0)
+        number, end, end_before = _FLUSHING.unpack_from(data, _FLUSHING_AT) if len(data) == READ_BYTES else (0, 0, 0)
         return Progress(published, written, data[_SUSPECT] == self._boot, number, end, end_before)
 
     def read_written(self) -> State | None:
@@ -162,15 +164,15 @@ class ControlPage:
 
     def begin(self, state: State) -> None:
         """Say that the log has that record, and that the index may not lead to it yet."""
-        self._write(self._encode(state), _BEGUN_AT)
+        self._write(self.encode(state), BEGUN_AT)
 
     def settle(self, state: State) -> None:
         """Say that the index leads to it."""
-        self._write(self._encode(state), _WRITTEN_AT)
+        self._write(self.encode(state), WRITTEN_AT)
 
     def publish(self, state: State) -> None:
         """Let everybody see the log up to there. Call it under the publication lock, after the flush."""
-        self._write(self._encode(state), _PUBLISHED_AT)
+        self._write(self.encode(state), PUBLISHED_AT)
 
     def set_splitting(self, is_splitting: bool) -> None:
         """Say whether the table is being changed by several writes. Call it under the shard lock."""
@@ -196,20 +198,22 @@ class ControlPage:
 
     def bind(self) -> None:
         """Say that the page is of this boot. Call it when the rest of it is right."""
-        self._write(self._binding, 0)
+        self._write(self.binding, 0)
 
     def void(self) -> None:
         """Say that nothing here can be relied on."""
         self._write(bytes(_BINDING.size), 0)
 
-    def _encode(self, state: State) -> bytes:
+    def encode(self, state: State) -> bytes:
+        """Return a state as it stands in the page."""
         known = self._encoded
         if known[1] is not state:
             data = _STATE.pack(*state)
             known = self._encoded = (data + _CHECKSUM.pack(zlib.crc32(data)), state)
         return known[0]
 
-    def _decode(self, data: bytes) -> State | None:
+    def decode(self, data: bytes) -> State | None:
+        """Return the state that these bytes of the page are, ``None`` if they prove to be none."""
         known, own = self._known, self._encoded
         if data == known[0]:
             return known[1]
@@ -225,7 +229,7 @@ class ControlPage:
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
-            return os.pread(self._fd, length, offset)
+            return os.pread(self.fd, length, offset)
         except OSError as error:
             raise StorageError.from_os(error, "read", self.path) from error
 
@@ -235,6 +239,6 @@ class ControlPage:
                 failpoints.hit("control.write")
             if not self.is_writable:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            os.pwrite(self._fd, data, offset)
+            os.pwrite(self.fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error

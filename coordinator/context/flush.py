@@ -115,7 +115,7 @@ class GroupFlush:
             self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)  # it served others as well
         if after.written is not None and after.written.end > written.end:
             self._bell.wake(self._word + (number + 1) % FLUSH_WORDS, 1)  # one whom the next flush serves, to lead it
-        return after.published is written and written.end >= ticket.end or _is_done(ticket, after)
+        return (after.published is written and written.end >= ticket.end) or _is_done(ticket, after)
 
     def _publish(self, page: ControlPage, state: State) -> Progress:
         """Let everybody see what was flushed, unless the log was cut or replaced meanwhile; return how far things are then."""

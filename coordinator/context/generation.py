@@ -54,7 +54,7 @@ class Generation:
         #: The generation of the log, and of which count of cuts the table is.
         self.identity = (self.header.generation, -1)
         self._table: Lookup | None = None
-        self._standing = Standing(0, {}, {}, {})
+        self.known_standing = Standing(0, {}, {}, {})
         #: Records looked up last, by their place: what stands in a log never changes.
         self._recent: dict[int, Placed] = {}
         self._recent_bytes = 0
@@ -86,7 +86,7 @@ class Generation:
             is_torn = False
             slots = self.table.find(tag, anew=look > 0)
             for slot in slots:
-                placed = self._find(slot.address)
+                placed = self.find(slot.address)
                 if placed is None:
                     is_torn = True
                     if look > 1 and slot.address and slot.address < state.end:
@@ -132,7 +132,8 @@ class Generation:
         """Return the record at a place where there must be one. Raises ``Damaged``."""
         return log.read_record(self.fd, self.header, offset, self.path)
 
-    def _find(self, address: int) -> Placed | None:
+    def find(self, address: int) -> Placed | None:
+        """Return the record at a place, ``None`` if none there proves itself."""
         placed = self._recent.get(address)
         if placed is None and address:
             placed = log.find_record(self.fd, self.header, address, self.path)
@@ -192,7 +193,7 @@ class Generation:
 
     def standing(self, state: State) -> Standing:
         """Return what holds as of ``state``."""
-        known = self._standing
+        known = self.known_standing
         if known.at == state.standing:
             return known
         newer: list[Record] = []
@@ -211,5 +212,5 @@ class Generation:
                 epochs[record.session] = max(record.epoch, epochs.get(record.session, 0))
                 if record.flags & WROTE:
                     writers[record.session] = max(record.epoch, writers.get(record.session, 0))
-        self._standing = found = Standing(state.standing, epochs, writers, rules)
+        self.known_standing = found = Standing(state.standing, epochs, writers, rules)
         return found

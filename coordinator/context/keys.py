@@ -8,11 +8,16 @@ import zlib
 from coordinator.config import KEY_LIMIT_BYTES
 from coordinator.errors import InvalidInput
 
+#: Keys that were checked lately: most are used again and again. Arbitrary; at most a megabyte.
+_CHECKED: set[str] = set()
+_CHECKED_LIMIT = 2048
 _HINT = "keys are paths like tasks/auth: UTF-8, at most 512 bytes, no empty, '.' or '..' parts"
 
 
 def check_key(key: object) -> str:
     """Return ``key`` if it may be one, else raise ``InvalidInput`` with the rule it breaks."""
+    if type(key) is str and key in _CHECKED:
+        return key
     text = _check_text(key, "a key")
     if not text:
         raise InvalidInput("the empty key is not allowed", hint=_HINT)
@@ -21,6 +26,9 @@ def check_key(key: object) -> str:
     for part in text.split("/"):
         if part in ("", ".", ".."):
             raise InvalidInput(f"the key {_short(text)} has the part {part!r}", hint=_HINT)
+    if len(_CHECKED) >= _CHECKED_LIMIT:
+        _CHECKED.clear()
+    _CHECKED.add(text)
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 #: ``durable`` survives power loss; ``process`` survives kill -9 of any process, not power loss.
 Durability = Literal["durable", "process"]
@@ -25,8 +25,7 @@ class WriterLike(Protocol):
     def epoch(self) -> int: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One version of one key."""
 
     key: str

@@ -66,6 +66,11 @@ class OpenShard:
         """The control page, if it is open."""
         return self._page
 
+    @property
+    def generation(self) -> Generation | None:
+        """The generation of the log that is open, if any."""
+        return self._generation
+
     def look(self) -> tuple[Generation, State]:
         """Return what is published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
         page, generation = self._page, self._generation

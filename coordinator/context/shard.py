@@ -2,8 +2,8 @@
 
 A log of records, a table that leads from a key to its newest record, and a control page that says how far the log is written
 and how far it is durable. Readers take no lock: they load what is published and look things up as of that. A writer holds
-the shard lock from comparing the version to indexing the record, and not while it is flushed; ``_append_alone`` and ``finish``
-read as the order of its steps, which is the durability argument.
+the shard lock from comparing the version to indexing the record, and not while it is flushed; ``_append_carefully`` and
+``finish`` read as the order of its steps, which is the durability argument.
 
 Invariants:
   - nothing above the published state is acknowledged, watched, returned, or a reason to refuse a write
@@ -26,13 +26,14 @@ from typing import NamedTuple, TypeVar
 from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record
+from coordinator.context.commit import append_usual
 from coordinator.context.control import ControlPage, State
 from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
 from coordinator.context.open_shard import LOCK_NAME, OpenShard
-from coordinator.context.table import INDEX_NAME, Slot, TableVoid, make_tag
+from coordinator.context.table import INDEX_NAME, Slot, TableVoid
 from coordinator.context.upkeep import Upkeep
 from coordinator.errors import CrewkeepError, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
 from coordinator.system import files
@@ -174,6 +175,7 @@ class Shard(OpenShard):
     def begin(
         self,
         key: str,
+        tag: int,
         make: Callable[[Record | None], bytes | None],
         *,
         expected_version: int | None,
@@ -181,11 +183,10 @@ class Shard(OpenShard):
     ) -> Pending:
         """Append the next version of a key: what ``make`` returns for the entry it met, a tombstone for ``None``.
 
-        ``make`` runs under the shard lock and must be quick. ``expected_version=None`` takes any version. ``finish`` makes
-        it a commit, or raises what it was refused for. Raises ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
+        ``tag`` is the key's (see ``make_tag``). ``make`` runs under the shard lock, perhaps twice, and must be quick.
+        ``expected_version=None`` takes any version. ``finish`` makes it a commit, or raises what it was refused for.
+        Raises ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
         """
-
-        tag = make_tag(key)
 
         def decide(generation: Generation, state: State) -> Decision:
             standing = generation.standing(state)
@@ -218,7 +219,39 @@ class Shard(OpenShard):
             proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
             return [proof, record], slot, newest
 
-        return self._append_alone(decide)
+        page = self.acquire()
+        try:
+            generation = self.generation
+            if generation is not None and self._failed is None:
+                pending = self._append_usual(page, generation, key, tag, make, expected_version, writer)
+                if pending is not None:
+                    return pending
+            return self._append_carefully(page, decide)
+        finally:
+            self.release()
+
+    def _append_usual(
+        self,
+        page: ControlPage,
+        generation: Generation,
+        key: str,
+        tag: int,
+        make: Callable[[Record | None], bytes | None],
+        expected_version: int | None,
+        writer: WriterLike | None,
+    ) -> Pending | None:
+        now_s, size = self._clock.wall_s(), self.appender.size
+        try:
+            done = append_usual(page, generation, key, tag, make, expected_version, writer, now_s, size)
+            if done is not None and not generation.header.durable:
+                page.publish(done[2])
+        except OSError as error:
+            self.appender.take_back(page, generation)
+            raise StorageError.from_os(error, "write", self.path) from error
+        if done is None:
+            return None
+        record, before, after = done
+        return Pending([record], None, before.end, after, generation, page)
 
     def finish(self, pending: Pending) -> None:
         """Return once what was appended, and all before it, is durable and visible to everybody.
@@ -263,30 +296,29 @@ class Shard(OpenShard):
         self._commit(decide)
 
     def _commit(self, decide: Callable[[Generation, State], Decision]) -> None:
-        self.finish(self._append_alone(decide))  # also where another has just appended it: it must be durable
+        with self.alone() as page:
+            pending = self._append_carefully(page, decide)
+        self.finish(pending)  # also where another has just appended it: it must be durable
 
-    def _append_alone(self, decide: Callable[[Generation, State], Decision]) -> Pending:
+    def _append_carefully(self, page: ControlPage, decide: Callable[[Generation, State], Decision]) -> Pending:
+        """Append what ``decide`` decides on. Call it under the shard lock: 1. nobody else writes here."""
+        if self._failed is not None:
+            raise self._describe_failure(self._failed)
         refusal: CrewkeepError | None = None
         records: list[Record] = []
-        page = self.acquire()  # 1. nobody else writes here
+        generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
+        start = state.end
         try:
-            if self._failed is not None:
-                raise self._describe_failure(self._failed)
-            generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
-            start = state.end
-            try:
-                records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
-            except (VersionConflict, Superseded, NotFound) as error:
-                refusal = error
-            if records:
-                position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
-                after = self.appender.append(generation, state, records, newest)  # 5. every byte into the log
-                self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
-                state = after
-            if not generation.header.durable:
-                page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
-        finally:
-            self.release()
+            records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
+        except (VersionConflict, Superseded, NotFound) as error:
+            refusal = error
+        if records:
+            position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
+            after = self.appender.append(generation, state, records, newest)  # 5. every byte into the log
+            self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
+            state = after
+        if not generation.header.durable:
+            page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
         return Pending(records, refusal, start, state, generation, page)
 
     def make_durable(self, state: State, generation: Generation, page: ControlPage, start: int = -1) -> None:

@@ -11,6 +11,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
+
+import orjson
 
 from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
@@ -22,7 +25,7 @@ from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
 from coordinator.context.queue import QueuedLock
 from coordinator.context.shard import TURN_NAME, Pending, Shard
-from coordinator.context.table import TableVoid
+from coordinator.context.table import TableVoid, make_tag
 from coordinator.context.values import decode_value, encode_value
 from coordinator.context.watch import TURN_WORD, find_word, list_words
 from coordinator.errors import CrewkeepError, Damaged, InvalidInput, Refused
@@ -34,8 +37,18 @@ from coordinator.system.wakeup import WORDS, Bell
 _SNAPSHOT_LOOKS = 50
 #: Tables that are made anew while a snapshot is taken, before it gives up. Arbitrary.
 _SNAPSHOT_TRIES = 10
+#: Keys whose routes are remembered. Arbitrary; at most a megabyte.
+_ROUTES = 2048
 #: Waiting for one's turn to retry longer than this helps nobody. Arbitrary.
 _TURN_TIMEOUT_S = 1.0
+
+
+class Route(NamedTuple):
+    """Where a key leads: its shard, its hash in the shard's table, the numbers of the bell that its commits ring."""
+
+    shard: Shard
+    tag: int
+    words: tuple[int, ...]
 
 
 class SharedContext(ContextBase):
@@ -64,6 +77,7 @@ class SharedContext(ContextBase):
         self._turns = [
             QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards
         ]
+        self._routes: dict[str, Route] = {}
         _CONTEXTS.add(self)
 
     @classmethod
@@ -104,37 +118,47 @@ class SharedContext(ContextBase):
         return cls(path, found, writer, lock_timeout_s, clock)
 
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
-        shard = self._shard(key)
-        return self._finish(shard, self._begin(shard, key, make, expected_version))
+        route = self._find_route(key)
+        return self._finish(route, self._begin(route, key, make, expected_version))
 
-    def _begin(self, shard: Shard, key: str, make: Make, expected_version: int | None) -> Pending:
-        return shard.begin(
+    def _begin(self, route: Route, key: str, make: Make, expected_version: int | None) -> Pending:
+        return route.shard.begin(
             key,
+            route.tag,
             lambda met: make(None if met is None else met.value),
             expected_version=expected_version,
             writer=self.writer,
         )
 
-    def _finish(self, shard: Shard, pending: Pending) -> Entry:
-        shard.finish(pending)
-        record = pending.records[-1]
-        self._bell.ring(*list_words(record.key))
-        return _to_entry(record)
+    def _finish(self, route: Route, pending: Pending) -> Entry:
+        route.shard.finish(pending)
+        self._bell.ring(*route.words)
+        return _to_entry(pending.records[-1])
+
+    def _find_route(self, key: str) -> Route:
+        self._check_open()
+        route = self._routes.get(key)
+        if route is None:
+            if len(self._routes) >= _ROUTES:
+                self._routes = {}
+            shard = self._shards[find_shard(key, len(self._shards))]
+            route = self._routes[key] = Route(shard, make_tag(key), tuple(list_words(key)))
+        return route
 
     def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
         # The turn is over once the next one can build on what we appended; flushing it they can do together with us.
-        shard = self._shard(key)
-        turn = self._turns[shard.number]
+        route = self._find_route(key)
+        turn = self._turns[route.shard.number]
         is_ours = turn.acquire(min(_TURN_TIMEOUT_S, self._lock_timeout_s))
         try:
-            record = shard.find_written(key)
+            record = route.shard.find_written(key)
             met = None if record is None or record.deleted else _to_entry(record)
             data = encode_value(make(met))
-            pending = self._begin(shard, key, lambda _: data, met.version if met else 0)
+            pending = self._begin(route, key, lambda _: data, met.version if met else 0)
         finally:
             if is_ours:
                 turn.release()
-        return self._finish(shard, pending)
+        return self._finish(route, pending)
 
     def get(self, key: str) -> Entry | None:
         key = check_key(key)
@@ -273,14 +297,14 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _to_entry(record: Record) -> Entry:
     return Entry(
-        key=record.key,
-        value=None if record.deleted else decode_value(record.value),
-        version=record.version,
-        author=record.name or None,
-        epoch=record.epoch,
-        at=record.at,
-        deleted=record.deleted,
-        session=record.session or None,
+        record.key,
+        None if record.deleted else orjson.loads(record.value),
+        record.version,
+        record.name or None,
+        record.epoch,
+        record.at,
+        record.deleted,
+        record.session or None,
     )
 
 

@@ -32,7 +32,7 @@ INDEX_NAME = "index"
 _MAGIC = b"CKEEPIX2"
 #: magic, context id, generation, cuts, shard
 _HEAD = struct.Struct("<8s16sQQI")
-_CHECKSUM, _DEPTH, _CLAIM, _SLOT, _WORD = (struct.Struct(form) for form in ("<I", "<QQ", "<Q", "<QQ", "<Q"))
+_CHECKSUM, _DEPTH, _CLAIM, SLOT, _WORD = (struct.Struct(form) for form in ("<I", "<QQ", "<Q", "<QQ", "<Q"))
 _DEPTH_AT = 64
 _PAGE_BYTES = 4096
 #: The directory has room for so many bits; a shard of eleven million keys.
@@ -51,8 +51,8 @@ _PLACES = 2048
 _LOOKS = 100
 
 _ADDRESS_BITS = 40
-_ADDRESS = (1 << _ADDRESS_BITS) - 1
-_TOMBSTONE = 1 << _ADDRESS_BITS
+ADDRESS = (1 << _ADDRESS_BITS) - 1
+TOMBSTONE = 1 << _ADDRESS_BITS
 _TOP_SHIFT = 48
 #: Where the tops of a bucket's slots stand, in halves of four bytes.
 _TOP_AT, _TOP_STEP = (_FIRST_SLOT + 14) // 2, _SLOT_BYTES // 2
@@ -67,11 +67,11 @@ class Slot(NamedTuple):
     @property
     def address(self) -> int:
         """Where the record stands in the log."""
-        return self.word & _ADDRESS
+        return self.word & ADDRESS
 
     @property
     def is_tombstone(self) -> bool:
-        return self.word & _TOMBSTONE != 0
+        return self.word & TOMBSTONE != 0
 
 
 class Image(NamedTuple):
@@ -104,8 +104,8 @@ def make_tag(key: str) -> int:
 
 def make_word(key: str, address: int, *, deleted: bool) -> int:
     """Return the word of a slot that leads to the record at ``address``."""
-    assert address <= _ADDRESS, "a log is compacted long before a terabyte"
-    return address | (_TOMBSTONE if deleted else 0) | _make_top(key) << _TOP_SHIFT
+    assert address <= ADDRESS, "a log is compacted long before a terabyte"
+    return address | (TOMBSTONE if deleted else 0) | _make_top(key) << _TOP_SHIFT
 
 
 def _make_top(key: str) -> int:
@@ -119,12 +119,12 @@ class Table:
     def __init__(self, path: Path, header: Header, cuts: int, *, to_write: bool = True) -> None:
         """Open the table of that generation and count of cuts. Raises ``TableVoid`` or ``StorageError``."""
         self.path = path
-        self._fd = -1
+        self.fd = -1
         try:
             if failpoints.armed:
                 failpoints.hit("table.open")
             flags = os.O_RDWR if to_write else os.O_RDONLY
-            self._fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise TableVoid(f"{path} is missing") from error
         except OSError as error:
@@ -133,12 +133,12 @@ class Table:
             raise TableVoid(f"{path} is not of generation {header.generation}")
         self._mask, self._directory = 0, b""
         #: Where the slots stand that were found last, by hash. A slot moves only in a split, which leaves its place empty.
-        self._places: dict[int, int] = {}
+        self.places: dict[int, int] = {}
         self._load_directory()
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     # reading
 
@@ -147,9 +147,9 @@ class Table:
 
         ``anew`` disregards where the hash was found before, which may be the place of another key of the same hash.
         """
-        place = None if anew else self._places.get(tag)
+        place = None if anew else self.places.get(tag)
         if place is not None:
-            known, word = _SLOT.unpack(self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0"))
+            known, word = SLOT.unpack(self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0"))
             if known == tag:
                 return [Slot(place, word)]
         position, page = self._find_bucket(tag)
@@ -157,9 +157,9 @@ class Table:
             found = _find_slots(position, page, tag)
             # Finding nothing counts only if the bucket was for this hash all the time.
             if len(found) == 1:
-                if len(self._places) >= _PLACES:
-                    self._places = {}
-                self._places[tag] = found[0].position
+                if len(self.places) >= _PLACES:
+                    self.places = {}
+                self.places[tag] = found[0].position
             if found or self._read(position, 8) == page[:8]:
                 return found
             position, page = self._find_bucket(tag)
@@ -174,12 +174,12 @@ class Table:
             for bucket in sorted(unseen):
                 page = self._read(_BUCKETS_AT + bucket * _PAGE_BYTES, _PAGE_BYTES)
                 if "/" not in prefix:
-                    yield from (word for tag, word in _SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
+                    yield from (word for tag, word in SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
                     continue
                 top = _make_top(prefix)
                 for index, found in enumerate(memoryview(page).cast("H")[_TOP_AT::_TOP_STEP].tolist()):
                     if found == top:
-                        tag, word = _SLOT.unpack_from(page, _FIRST_SLOT + index * _SLOT_BYTES)
+                        tag, word = SLOT.unpack_from(page, _FIRST_SLOT + index * _SLOT_BYTES)
                         if tag:
                             yield word
             seen |= unseen
@@ -230,7 +230,7 @@ class Table:
 
     def store(self, position: int, tag: int, word: int) -> None:
         """Let the slot at ``position`` be of that hash and lead there. Raises ``StorageError``."""
-        self._write(_SLOT.pack(tag, word), position)
+        self._write(SLOT.pack(tag, word), position)
 
     def _double(self, depth: int) -> None:
         if depth + 1 > _DEPTH_LIMIT:
@@ -241,7 +241,7 @@ class Table:
 
     def _count_buckets(self) -> int:
         try:
-            size = os.lseek(self._fd, 0, os.SEEK_END)
+            size = os.lseek(self.fd, 0, os.SEEK_END)
         except OSError as error:
             raise StorageError.from_os(error, "look at", self.path) from error
         return (size - _BUCKETS_AT + _PAGE_BYTES - 1) // _PAGE_BYTES
@@ -277,7 +277,7 @@ class Table:
         try:
             if failpoints.armed:
                 failpoints.hit("table.read")
-            return os.pread(self._fd, length, offset)
+            return os.pread(self.fd, length, offset)
         except OSError as error:
             raise StorageError.from_os(error, "read", self.path) from error
 
@@ -285,7 +285,7 @@ class Table:
         try:
             if failpoints.armed:
                 failpoints.hit("table.write")
-            if os.pwrite(self._fd, data, offset) != len(data):
+            if os.pwrite(self.fd, data, offset) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error
@@ -308,7 +308,7 @@ class DictTable:
         """Let the hash lead to ``word``, in place of the word that leads to ``before`` if there is one."""
         words = self._words.setdefault(tag, [])
         for index, known in enumerate(words):
-            if before and known & _ADDRESS == before:
+            if before and known & ADDRESS == before:
                 words[index] = word
                 return
         words.append(word)
@@ -353,7 +353,7 @@ def _build(words: dict[int, list[int]], header: Header, cuts: int) -> Iterator[t
         for tag, found in words.items():
             bucket = buckets[tag & mask]
             for word in found:
-                bucket += _SLOT.pack(tag, word)
+                bucket += SLOT.pack(tag, word)
         if all(len(bucket) <= _PAGE_BYTES for bucket in buckets):
             break
         depth += 1  # bad luck with the hashes
@@ -398,4 +398,4 @@ def _decode_claim(page: bytes) -> tuple[int, int]:
 
 def iter_addresses(words: Iterable[int]) -> Iterator[int]:
     """Return where the records stand that these words lead to."""
-    return (word & _ADDRESS for word in words)
+    return (word & ADDRESS for word in words)
