@@ -20,7 +20,7 @@ from coordinator.context.generation import Generation
 from coordinator.context.model import WriterLike
 from coordinator.context.replay import count_kept
 from coordinator.context.table import ADDRESS, SLOT, TOMBSTONE, Table
-from coordinator.system import failpoints
+from coordinator.system import failpoints, files
 
 _WORD, _HEAD = struct.Struct("<Q"), struct.Struct("<4sI")
 
@@ -103,8 +103,8 @@ def append_usual(
         return None  # the careful way meets it again, and says what it is
     # 4. announced, indexed, settled
     data = page.encode(after)
-    os.pwrite(page.fd, data, control.BEGUN_AT)
-    os.pwrite(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place + 8)
-    os.pwrite(page.fd, data, control.WRITTEN_AT)
+    files.write_all_at(page.fd, data, control.BEGUN_AT)
+    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place + 8)
+    files.write_all_at(page.fd, data, control.WRITTEN_AT)
     generation.remember(Placed(record, offset, length, checksum, state.checksum, state.length, flushed))
     return record, state, after

@@ -105,7 +105,7 @@ class ControlPage:
             size = os.fstat(self.fd).st_size
             if size < PAGE_BYTES and self.is_writable:
                 # Written, not truncated to length: a publication must not meet a full disk.
-                os.pwrite(self.fd, bytes(PAGE_BYTES - size), size)
+                files.write_all_at(self.fd, bytes(PAGE_BYTES - size), size)
         except OSError as error:
             raise StorageError.from_os(error, "open", path) from error
         self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
@@ -120,7 +120,10 @@ class ControlPage:
 
     def is_removed(self) -> bool:
         """Tell whether somebody deleted the file: what is published here reaches nobody any more."""
-        return os.fstat(self.fd).st_nlink == 0
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", self.path) from error
 
     def is_of_this_boot(self) -> bool:
         """Tell whether the page was written since the machine started."""
@@ -239,6 +242,6 @@ class ControlPage:
                 failpoints.hit("control.write")
             if not self.is_writable:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            os.pwrite(self.fd, data, offset)
+            files.write_all_at(self.fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error

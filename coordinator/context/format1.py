@@ -53,7 +53,7 @@ def upgrade(path: Path, control: Path) -> None:
 
 def find_records(fd: int, header: Header, path: Path) -> Iterator[tuple[int, bytes, int, Record]]:
     """Yield every record that proves itself: its offset, its bytes, the checksum of the one before it, and what it says."""
-    data = log.read_at(fd, 0, os.fstat(fd).st_size, path)
+    data = log.read_at(fd, 0, log.measure(fd, path), path)
     at = data.find(RECORD_MARK, HEADER_BYTES)
     while at >= 0:
         found = _decode(data, at, header.seed)

@@ -19,6 +19,7 @@ from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Placed, Record
 from coordinator.context.control import State
 from coordinator.context.log import Scan
 from coordinator.context.table import Lookup, Slot, TableVoid, make_tag
+from coordinator.errors import StorageError
 
 #: Records that a process keeps at hand, of each shard. Arbitrary, and small against the process.
 RECENT_RECORDS_BYTES = 1 << 18
@@ -48,7 +49,10 @@ class Generation:
         self.path = path
         self.fd = -1
         self.fd, self.header, self.is_writable = log.open_log(path)
-        status = os.fstat(self.fd)
+        try:
+            status = os.fstat(self.fd)
+        except OSError as error:
+            raise StorageError.from_os(error, "look at", path) from error
         #: Which file it is: the one called ``log`` may be another by now.
         self.inode = (status.st_dev, status.st_ino)
         #: The generation of the log, and of which count of cuts the table is.

@@ -285,8 +285,7 @@ class Table:
         try:
             if failpoints.armed:
                 failpoints.hit("table.write")
-            if os.pwrite(self.fd, data, offset) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            files.write_all_at(self.fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error
 
@@ -330,8 +329,7 @@ def _write_parts(path: Path, parts: Iterable[tuple[int, bytes]]) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             for offset, data in parts:
-                if os.pwrite(fd, data, offset) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                files.write_all_at(fd, data, offset)
         finally:
             os.close(fd)
         os.replace(temporary, path)

@@ -107,6 +107,13 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def write_all_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write every byte at its place, however many calls it takes. Raises ``OSError`` with part of it written."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+
 def name_temporary(name: str) -> str:
     """Return a name for what is to become ``name`` in the same directory; sweeps know it by its mark."""
     return f".{name[:100]}{TEMPORARY_MARK}{os.urandom(6).hex()}"

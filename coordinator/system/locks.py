@@ -102,6 +102,15 @@ class LockFile:
         """Take the lock if it is free at this moment; tell whether it was. Raises ``StorageError``."""
         if not self._mine.acquire(blocking=False):
             return False
+        is_held = False
+        try:
+            is_held = self._try()
+        finally:
+            if not is_held:
+                self._mine.release()
+        return is_held
+
+    def _try(self) -> bool:
         try:
             if self._fd < 0:
                 self._fd = open_lock(self.path)
@@ -112,13 +121,13 @@ class LockFile:
                 return True
             os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
             self._fd = -1
+            return self._try()
         except BlockingIOError:
-            pass
+            return False
+        except StorageError:
+            raise
         except OSError as error:
-            self._mine.release()
             raise StorageError.from_os(error, "lock", self.path) from error
-        self._mine.release()
-        return False
 
     def acquire(self, timeout_s: float) -> bool:
         """Take the lock, waiting up to ``timeout_s``; tell whether it is held now. Raises ``StorageError``."""
@@ -142,14 +151,8 @@ class LockFile:
     def _acquire(self, timeout_s: float) -> bool:
         deadline_s, pause_s, looks = 0.0, _FIRST_PAUSE_S, 0
         while True:
-            if self._fd < 0:
-                self._fd = open_lock(self.path)
-            if try_acquire(self._fd, self.path):
-                if not self._may_go or os.fstat(self._fd).st_nlink:
-                    return True
-                os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
-                self._fd = -1
-                continue
+            if self._try():
+                return True
             looks += 1
             if timeout_s <= 0:
                 return False

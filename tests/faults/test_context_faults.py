@@ -35,6 +35,7 @@ from coordinator.context.shard import Shard
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew, InvalidInput, RevisionCompacted, StorageError, Superseded
 from coordinator.sessions.model import Writer
 from coordinator.system import failpoints, files
+from coordinator.system.locks import LockFile
 
 #: What the script below does to a context, with compaction after every few commits. Prints what was acknowledged.
 SCRIPT = """
@@ -702,14 +703,17 @@ def test_an_older_generation_put_back_is_noticed(tmp_path: Path, small_compactio
 
 
 def test_a_log_cut_under_an_open_handle_takes_no_writes(tmp_path: Path) -> None:
-    with SharedContext.open(tmp_path / "context", shards=1) as context:
+    with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
         context.put("a", 1, unconditional=True)
+        context.put("a", 2, unconditional=True)
+        assert other.revisions() == {0: 2}
         os.truncate(tmp_path / "context/00/log", 70)
-        with pytest.raises(Damaged) as caught:
-            context.put("a", 2, unconditional=True)
-        assert caught.value.reason == "truncated"
+        for handle in (context, other):
+            with pytest.raises(Damaged) as caught:
+                handle.put("a", 3, unconditional=True)
+            assert caught.value.reason == "truncated"
         with pytest.raises(Damaged):
-            context.get("a")
+            other.history("a")
 
 
 def test_a_record_that_is_whole_but_wrong_is_found(tmp_path: Path) -> None:
@@ -980,10 +984,14 @@ def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     """The test above has teeth: with the flush planted out of all commits but the first, it finds lost writes."""
     flush = GroupFlush._flush
 
-    def forget_to(self: GroupFlush, ticket: Ticket, generation: Generation, page: ControlPage) -> tuple[bool, int]:
+    def forget_to(self: GroupFlush, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
         written = page.read_written()
         assert written is not None
-        return flush(self, ticket, generation, page) if written.revision == 1 else (self._publish(page, written), 0)
+        if written.revision == 1:
+            return flush(self, ticket, generation, page, lead)
+        if lead is not None:
+            lead.release()
+        return self._publish(page, written).published == written
 
     monkeypatch.setattr(GroupFlush, "_flush", forget_to)
     _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
