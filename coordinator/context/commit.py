@@ -69,7 +69,7 @@ def append_usual(
         place = table.places.get(tag)
         if place is None:
             return None
-        found, word = SLOT.unpack(os.pread(table.fd, 16, place))
+        word, found = SLOT.unpack(os.pread(table.fd, 16, place))
         placed = generation.find(word & ADDRESS) if found == tag else None
         if placed is None or placed.record.key != key:
             return None
@@ -104,7 +104,7 @@ def append_usual(
     # 4. announced, indexed, settled
     data = page.encode(after)
     files.write_all_at(page.fd, data, control.BEGUN_AT)
-    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place + 8)
+    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place)
     files.write_all_at(page.fd, data, control.WRITTEN_AT)
     generation.remember(Placed(record, offset, length, checksum, state.checksum, state.length, flushed))
     return record, state, after

@@ -39,6 +39,7 @@ _PAGE_BYTES = 4096
 _DEPTH_LIMIT = 16
 _DIRECTORY_AT = _PAGE_BYTES
 _BUCKETS_AT = _DIRECTORY_AT + (4 << _DEPTH_LIMIT)
+#: A slot is a word and then the hash: half written, it is of no hash, and nobody's.
 _SLOT_BYTES, _FIRST_SLOT = 16, 16
 _SLOTS = (_PAGE_BYTES - _FIRST_SLOT) // _SLOT_BYTES
 _EMPTY = bytes(_SLOT_BYTES)
@@ -55,7 +56,7 @@ ADDRESS = (1 << _ADDRESS_BITS) - 1
 TOMBSTONE = 1 << _ADDRESS_BITS
 _TOP_SHIFT = 48
 #: Where the tops of a bucket's slots stand, in halves of four bytes.
-_TOP_AT, _TOP_STEP = (_FIRST_SLOT + 14) // 2, _SLOT_BYTES // 2
+_TOP_AT, _TOP_STEP = (_FIRST_SLOT + 6) // 2, _SLOT_BYTES // 2
 
 
 class Slot(NamedTuple):
@@ -149,7 +150,7 @@ class Table:
         """
         place = None if anew else self.places.get(tag)
         if place is not None:
-            known, word = SLOT.unpack(self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0"))
+            word, known = SLOT.unpack(self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0"))
             if known == tag:
                 return [Slot(place, word)]
         position, page = self._find_bucket(tag)
@@ -174,12 +175,12 @@ class Table:
             for bucket in sorted(unseen):
                 page = self._read(_BUCKETS_AT + bucket * _PAGE_BYTES, _PAGE_BYTES)
                 if "/" not in prefix:
-                    yield from (word for tag, word in SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
+                    yield from (word for word, tag in SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
                     continue
                 top = _make_top(prefix)
                 for index, found in enumerate(memoryview(page).cast("H")[_TOP_AT::_TOP_STEP].tolist()):
                     if found == top:
-                        tag, word = SLOT.unpack_from(page, _FIRST_SLOT + index * _SLOT_BYTES)
+                        word, tag = SLOT.unpack_from(page, _FIRST_SLOT + index * _SLOT_BYTES)
                         if tag:
                             yield word
             seen |= unseen
@@ -205,7 +206,7 @@ class Table:
         stays, moves = bytearray(_PAGE_BYTES), bytearray(_PAGE_BYTES)
         stays[:8], moves[:8] = _encode_claim(depth + 1, pattern), _encode_claim(depth + 1, pattern | moved_bit)
         for at in range(_FIRST_SLOT, _PAGE_BYTES, _SLOT_BYTES):
-            (found,) = _CLAIM.unpack_from(page, at)
+            (found,) = _CLAIM.unpack_from(page, at + 8)
             target = moves if found & moved_bit else stays
             target[at : at + _SLOT_BYTES] = page[at : at + _SLOT_BYTES]
         bucket = self._count_buckets()
@@ -230,7 +231,7 @@ class Table:
 
     def store(self, position: int, tag: int, word: int) -> None:
         """Let the slot at ``position`` be of that hash and lead there. Raises ``StorageError``."""
-        self._write(SLOT.pack(tag, word), position)
+        self._write(SLOT.pack(word, tag), position)
 
     def _double(self, depth: int) -> None:
         if depth + 1 > _DEPTH_LIMIT:
@@ -351,7 +352,7 @@ def _build(words: dict[int, list[int]], header: Header, cuts: int) -> Iterator[t
         for tag, found in words.items():
             bucket = buckets[tag & mask]
             for word in found:
-                bucket += SLOT.pack(tag, word)
+                bucket += SLOT.pack(word, tag)
         if all(len(bucket) <= _PAGE_BYTES for bucket in buckets):
             break
         depth += 1  # bad luck with the hashes
@@ -368,8 +369,8 @@ def _find_slots(position: int, page: bytes, tag: int) -> list[Slot]:
     wanted, found = _WORD.pack(tag), []
     at = page.find(wanted, _FIRST_SLOT)
     while at >= 0:
-        if (at - _FIRST_SLOT) % _SLOT_BYTES == 0:
-            found.append(Slot(position + at, _WORD.unpack_from(page, at + 8)[0]))
+        if (at - _FIRST_SLOT) % _SLOT_BYTES == 8:
+            found.append(Slot(position + at - 8, _WORD.unpack_from(page, at - 8)[0]))
         at = page.find(wanted, at + 1)
     return found
 
