@@ -141,8 +141,8 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
             return dataclasses.replace(finding, message=message, repaired=True)
         header, records, lost = _salvage(shard, page, path)
         kept = aside.link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
-        rewrite.write_generation(path, header, _iter_repaired(records, standing))
         page.void()
+        rewrite.write_generation(path, header, _iter_repaired(records, standing))
         shard.prepare(page)
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
     where = f"; the damaged log is {kept}" if kept is not None else ""

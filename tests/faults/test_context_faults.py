@@ -996,3 +996,43 @@ def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(GroupFlush, "_flush", forget_to)
     _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
     assert lost
+
+
+@pytest.mark.parametrize("place", ["compaction.renamed", "files.sync_directory", "shard.open", "table.open", "control.write"])
+def test_a_compaction_that_fails_at_its_end_leaves_one_log_that_everybody_writes_to(
+    tmp_path: Path, small_compaction: None, place: str
+) -> None:
+    """The clock that the disk notes changes by may not have moved between the swap and the failure."""
+    for nth in range(1, 30):
+        directory = tmp_path / str(nth)
+        with SharedContext.open(directory, shards=1) as context:
+            for number in range(60):
+                context.put("a", number, unconditional=True)
+            hits = 0
+
+            def fail(name: str) -> None:
+                nonlocal hits
+                if name in (place, "compaction.rename"):
+                    hits = max(hits, 1) if name == "compaction.rename" else hits + (hits > 0)
+                    if hits == nth + 1:  # noqa: B023
+                        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+            stat = os.stat
+            known = stat(directory / "00")
+
+            def stopped_clock(path: object, **options: object) -> os.stat_result:
+                return known if path == directory / "00" else stat(path, **options)  # type: ignore[call-overload, no-any-return]  # noqa: B023
+
+            versions = []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "stat", stopped_clock)
+                with failpoints.observe(fail):
+                    for number in range(60):
+                        with contextlib.suppress(StorageError):
+                            versions.append(context.put("a", number, unconditional=True).version)
+                versions.append(context.put("a", "last", unconditional=True).version)
+            with SharedContext.open(directory) as other:
+                assert next(entry.version for entry in other.history("a")) == versions[-1]
+                assert other.check() == []
+            if hits <= nth:
+                return
