@@ -38,7 +38,7 @@ docs: .make/dev          ## check that every command is documented and that the 
 	$(BIN)/python -m pytest -q tests/test_house.py
 
 # What tests need beyond Python. Where the machine does not allow it, those tests are skipped with the reason.
-test-needs: .make/agents .make/strace
+test-needs: .make/agents .make/strace .make/bench
 
 .make/strace:
 	@mkdir -p .make

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import skip_or_fail
 
 from benchmarks.context.peers import Peer, find_peers, list_names
 
@@ -14,7 +15,7 @@ from benchmarks.context.peers import Peer, find_peers, list_names
 def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
     found, left_out = find_peers([request.param])
     if request.param not in found:
-        pytest.skip(f"{left_out[request.param]}; `make bench-context` installs it where the machine allows")
+        skip_or_fail(f"{left_out[request.param]}; `make test-needs` installs it where the machine allows")
     with found[request.param].host(tmp_path) as place:
         store = found[request.param](place)
         yield store
