@@ -63,13 +63,13 @@ BUGS: dict[str, Bug] = {
         _edit("context.flush", "self._publish(page, written)\n", "self._publish(page, page.read_written() or written)\n"),
     ),
     "a record says that more was durable than was": _bug(
-        "crash commit",
+        "crash crowd",
         _edit(
             "context.commit",
             "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, published.end if",
-            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, state.end + 1 if",
+            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, state.end if",
         ),
-        _edit("context.open_shard", "self.appender.note(size, published.end if", "self.appender.note(size, state.end + 1 if"),
+        _edit("context.open_shard", "self.appender.note(size, published.end if", "self.appender.note(size, state.end if"),
     ),
     "a compacted log is not flushed before it is swapped in": _bug(
         "crash compaction", _edit("context.rewrite", "            files.sync_file(self._fd)\n")
@@ -95,7 +95,8 @@ BUGS: dict[str, Bug] = {
         ),
         _edit(
             "context.saved",
-            "    if last is None or (last.end, last.checksum, last.length) != (state.end, state.checksum, state.length):\n        return None\n",
+            "    if last is None or (last.end, last.checksum, last.length) != (state.end, state.checksum, state.length):\n"
+            "        return None\n",
         ),
     ),
     # a flush that fails
@@ -115,11 +116,7 @@ BUGS: dict[str, Bug] = {
             "        try:\n            os.fdatasync(fd)\n        except OSError:\n            pass\n",
         ),
     ),
-    "the next writer builds on what could not be flushed": _bug(
-        "flush",
-        _edit("context.open_shard", " or is_splitting or is_suspect:", " or is_splitting:"),
-        _edit("context.flush", "progress.is_suspect or "),
-    ),
+    "a failed flush leaves no mark": _bug("flush", _edit("context.flush", "                self.give_up(page)\n")),
     "a failed flush is published by another leader": _bug("flush doubt", _edit("context.flush", "progress.is_suspect or ")),
     "what could not be flushed is taken up again": _bug(
         "flush",
@@ -182,11 +179,12 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.commit",
             "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
-            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
+            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
+            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
         ),
     ),
     "a record is not announced": _bug(
-        "crash commit",
+        "crew",
         _edit("context.append", "            page.begin(after)\n"),
         _edit("context.commit", "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"),
     ),
@@ -198,7 +196,8 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.commit",
             "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n",
-            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
+            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
+            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
         ),
     ),
     "the index does not lead to a record": _bug(
@@ -232,7 +231,8 @@ BUGS: dict[str, Bug] = {
         _edit("context.append", "            while done < len(data):", "            if done < len(data):"),
         _edit(
             "context.commit",
-            "        if os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset) != length:\n            return None\n",
+            "        if os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset) != length:\n"
+            "            return None\n",
             "        os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset)\n",
         ),
     ),
@@ -270,7 +270,8 @@ BUGS: dict[str, Bug] = {
         "kill growth",
         _edit(
             "context.table",
-            "        self._write(bytes(stays[:8]), position)  # the claim first: see above\n        self._write(bytes(stays), position)\n",
+            "        self._write(bytes(stays[:8]), position)  # the claim first: see above\n"
+            "        self._write(bytes(stays), position)\n",
             "        self._write(bytes(stays[8:]), position + 8)\n        self._write(bytes(stays[:8]), position)\n",
         ),
     ),

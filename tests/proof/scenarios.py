@@ -167,26 +167,18 @@ def _crowd(stage: Stage) -> None:
             seen = mine.look("n", seen)
 
     def meet(mine: Stage, who: int) -> None:
-        seen = 0
-        for _ in range(12):
+        seen, until_s = 0, time.monotonic() + 20
+        while seen < 9 and time.monotonic() < until_s:
             seen = mine.meet("n", seen)
+            time.sleep(0.001)  # no condition: the others are to get the lock as well
 
     threads = [threading.Thread(target=write, args=(stage.as_another(f"t{who}"), who)) for who in range(2)]
-    children = []
-    for who, act in (2, write), (3, read), (4, meet):
-        if (pid := os.fork()) == 0:
-            code = 1
-            try:
-                act(stage.as_another(f"p{who}"), who)
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(pid)
+    children = _fork(stage, [write, read, meet])
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    _wait(children)
 
 
 def _doubt(stage: Stage) -> None:
@@ -208,11 +200,27 @@ def _doubt(stage: Stage) -> None:
                 mine.reopen()
         mine.reopen()
 
-    threads = [threading.Thread(target=write, args=(stage.as_another(f"t{who}"), who)) for who in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    stage.reopen()
+    _wait(_fork(stage, [write] * 4))
+
+
+def _fork(stage: Stage, acts: list[Callable[[Stage, int], None]]) -> list[int]:
+    """Let each act be done by a child."""
+    children = []
+    for who, act in enumerate(acts, 2):
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                act(stage.as_another(f"p{who}"), who)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    return children
+
+
+def _wait(children: list[int]) -> None:
+    assert {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children} == {0}
 
 
 def _delete(stage: Stage) -> None:

@@ -52,7 +52,6 @@ def test_whatever_system_call_fails_there_is_one_error_of_ours_and_all_goes_on(s
 
 @pytest.mark.timeout(3600 if PROVE else 120)
 @pytest.mark.skipif(not PROVE, reason="a sample may miss the call; `make prove` has them all")
-@pytest.mark.xfail(strict=True, reason="an EIO of stat comes out as a bare OSError: see Shard._open_control and check")
 def test_whatever_look_at_a_file_fails_the_error_is_ours(strace: str, report: Report) -> None:
     figures = fail(strace, LOOKING)
     report(figures)
