@@ -296,7 +296,7 @@ def _compaction(stage: Stage) -> None:
 
 
 def _growth(stage: Stage) -> None:
-    for number in range(20):
+    for number in range(12):
         stage.put(f"many/{number}", number, 0)
 
 
@@ -377,7 +377,7 @@ SCENARIOS: dict[str, Scenario] = {
     "rule": Scenario(before=_begin, during=_rule),
     "history": Scenario(before=_begin_history, during=_history),
     "compaction": Scenario(before=_begin_compaction, during=_compaction, small=True, shards=1, changes_names=True),
-    "growth": Scenario(before=_begin, during=_growth, small=True, changes_names=True),
+    "growth": Scenario(before=_begin, during=_growth, shards=1, small=True, changes_names=True),
     "import": Scenario(before=_begin, during=_import),
     "repair": Scenario(before=_begin_damage, during=_repair, changes_names=True),
     "upgrade": Scenario(before=_begin_upgrade, during=_upgrade),

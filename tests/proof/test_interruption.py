@@ -14,7 +14,7 @@ from proof.scenarios import SCENARIOS
 #: Calls that look at a file without opening it.
 LOOKING = {"stat", "lstat", "fstat", "newfstatat", "statx"}
 ALL = [name for name, scenario in SCENARIOS.items() if name != "small" and not scenario.crowded]
-NAMES = ALL if PROVE else ["create", "commit", "compaction"]
+NAMES = ALL if PROVE else ["create", "commit", "compaction", "growth"]
 
 
 def choose(points: list[Point], limit: int) -> list[Point]:

@@ -30,7 +30,10 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
     scenario = what if name == "kill" else "commit" if name == "short" else "compaction"
     with Interruptions(strace, scenario, bug) as interruptions:
         if name == "kill":
-            return interruptions.kill_at([point for point in interruptions.list_points() if point.matters], stop_at=1).bad
+            points = [point for point in interruptions.list_points() if point.matters]
+            if what == "growth":  # what is peculiar to it happens between two writes
+                points = [point for point in points if point.call == "pwrite64"]
+            return interruptions.kill_at(points, stop_at=1).bad
         if name == "short":
             return interruptions.shorten_writes().bad
         assert name == "fail", tool
