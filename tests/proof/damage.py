@@ -83,6 +83,8 @@ def run_damage(
     finally:
         shutil.rmtree(directory)
     harms = list_harms(tree, random.Random(seed))
+    if only is not None:
+        harms = [harm for harm in harms if harm.path.rpartition(b"/")[2] == only]
     figures = Figures(possible=len(harms))
     if len(harms) > limit:
         # As many for every file, however long it is.

@@ -1,5 +1,5 @@
 """The tools by name, each as small as it may be to find a bug: ``crash SCENARIO``, ``flush``, ``flush SCENARIO``,
-``kill SCENARIO``, ``fail CALL``, ``short``, ``damage``, ``crew`` and ``crew small``."""
+``kill SCENARIO``, ``fail CALL``, ``short``, ``damage``, ``damage FILE``, ``crew`` and ``crew small``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
                 break
         return found
     if name == "damage":
-        return run_damage(limit=600, seed=seed, bug=bug, stop_at=1).bad
+        only = what.encode() or None
+        return run_damage(limit=2000 if only else 600, seed=seed, bug=bug, stop_at=1, only=only).bad
     if name == "crew":
         return run_crew(members=4, operations=6000, seed=seed, deadline_s=20, is_small=what == "small", bug=bug).bad
     scenario = what if name == "kill" else "commit" if name == "short" else "compaction"
@@ -42,5 +43,5 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
 
 
 ALL_TOOLS = ("crash commit", "crash create", "crash delete", "crash fence", "crash history", "crash growth", "crash crowd",
-             "crash compaction", "flush", "flush doubt", "kill commit", "kill growth", "fail pwrite64", "short", "damage",
+             "crash compaction", "flush", "flush doubt", "kill commit", "kill growth", "fail pwrite64", "short", "damage", "damage index",
              "crew", "crew small")  # fmt: skip
