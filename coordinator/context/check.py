@@ -65,27 +65,45 @@ def check_context(
 
 def check_shard(shard: Shard) -> ContextFinding | None:
     """Return what is wrong with a shard, if anything."""
-    path = shard.path
     try:
         generation, state = shard.look()
-        replay, scan = Replay(generation.header.floor), Scan()
-        for placed in log.iter_records(generation.fd, generation.header, scan, state.end, path):
-            if reason := _judge_record(placed.record, generation.header):
-                return _finding(shard, "wrong-shape", f"the record at {placed.offset} {reason}", path)
-            if reason := replay.apply(placed):
-                return _finding(shard, "wrong-order", f"the log is damaged at {placed.offset}: {reason}", path)
-        if scan.reason or (scan.end, scan.checksum, scan.length) != (state.end, state.checksum, state.length):
-            reason = scan.reason or "wrong-order"
-            return _finding(shard, reason, f"{path} is damaged at {scan.end}: {state.end} were published", path)
-        if (replay.revision, replay.standing) != (state.revision, state.standing):
-            message = f"revision {state.revision} was published where the log is at {replay.revision}"
-            return _finding(shard, "wrong-order", message, shard.directory / CONTROL_NAME)
-        if reason := _check_table(generation, state, replay):
-            return _finding(shard, "wrong-index", reason, shard.directory / INDEX_NAME)
+        replay = Replay(generation.header.floor)
+        if finding := _check_log(shard, generation, state, replay):
+            return finding
+        if _check_table(generation, state, replay):
+            return _check_table_alone(shard)
     except Damaged as error:
         return _finding(shard, error.reason, error.message, Path(error.path))
     except TableVoid as error:
         return _finding(shard, "wrong-index", str(error), shard.directory / INDEX_NAME)
+    return None
+
+
+def _check_table_alone(shard: Shard) -> ContextFinding | None:
+    """Look at the table again with nobody writing: a split under way, or one that a killed writer left, is no fault."""
+    with shard.alone() as page:
+        generation, state = shard.prepare(page)
+        replay = Replay(generation.header.floor)
+        if finding := _check_log(shard, generation, state, replay):
+            return finding
+        reason = _check_table(generation, state, replay)
+    return _finding(shard, "wrong-index", reason, shard.directory / INDEX_NAME) if reason else None
+
+
+def _check_log(shard: Shard, generation: Generation, state: State, replay: Replay) -> ContextFinding | None:
+    """Replay the log up to ``state``; return what is wrong with it."""
+    path, scan = shard.path, Scan()
+    for placed in log.iter_records(generation.fd, generation.header, scan, state.end, path):
+        if reason := _judge_record(placed.record, generation.header):
+            return _finding(shard, "wrong-shape", f"the record at {placed.offset} {reason}", path)
+        if reason := replay.apply(placed):
+            return _finding(shard, "wrong-order", f"the log is damaged at {placed.offset}: {reason}", path)
+    if scan.reason or (scan.end, scan.checksum, scan.length) != (state.end, state.checksum, state.length):
+        reason = scan.reason or "wrong-order"
+        return _finding(shard, reason, f"{path} is damaged at {scan.end}: {state.end} were published", path)
+    if (replay.revision, replay.standing) != (state.revision, state.standing):
+        message = f"revision {state.revision} was published where the log is at {replay.revision}"
+        return _finding(shard, "wrong-order", message, shard.directory / CONTROL_NAME)
     return None
 
 

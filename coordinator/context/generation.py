@@ -124,7 +124,8 @@ class Generation:
             if placed is None:
                 if slot.address and slot.address < state.end:
                     raise log.damaged(self.path, "wrong-digest", f"has a damaged record at {slot.address}")
-                continue  # torn while it was read, so it is newer than the state
+                # Given up after a flush that failed, with the log cut and the table not made anew yet: its key is not known.
+                raise TableVoid(f"a slot leads to {slot.address}, where there is nothing")
             key = placed.record.key
             if key.startswith(prefix) and key not in seen:
                 then = self._step_back(placed, state.end)

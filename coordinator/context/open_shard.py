@@ -100,8 +100,12 @@ class OpenShard:
         """Have the table of a generation made anew, unless somebody did so meanwhile."""
         with self.alone() as page:
             if self._generation is generation:
-                page.void()
+                known = page.read_progress()
+                # Of another count of cuts it was made anew meanwhile; what is suspect is, with what that says of the log.
+                if not known.is_suspect and (known.written is None or known.written[:2] == generation.identity):
+                    page.void()
                 self._generation = None
+                self.prepare(page)
 
     @contextmanager
     def alone(self) -> Iterator[ControlPage]:

@@ -23,6 +23,8 @@ class Newest(NamedTuple):
     version: int
     offset: int
     length: int
+    #: The oldest version that the log has of the key: compaction has dropped those before it, and they drop no more.
+    oldest: int
 
 
 class Replay:
@@ -79,8 +81,10 @@ class Replay:
             if record.version <= version:
                 return f"version {record.version} of {record.key!r} follows {version}"
             self._last_kept = record.revision
-        self.kept_bytes = count_kept(self.kept_bytes, placed.length, record.version, before.length if before else 0)
-        newest = Newest(record.version, placed.offset, placed.length)
+        oldest = before.oldest if before else record.version
+        count = record.version - oldest + 1
+        self.kept_bytes = count_kept(self.kept_bytes, placed.length, count, before.length if before else 0)
+        newest = Newest(record.version, placed.offset, placed.length, oldest)
         self.store_newest(record.key, newest, before.offset if before else 0, deleted=record.deleted)
         return None
 
@@ -109,7 +113,7 @@ class ContinuedReplay(Replay):
         for slot in self._table.find(make_tag(key), anew=True):
             placed = self._read(slot.address)
             if placed.record.key == key:
-                return Newest(placed.record.version, placed.offset, placed.length)
+                return Newest(placed.record.version, placed.offset, placed.length, 1)
         return None
 
     def store_newest(self, key: str, newest: Newest, before: int, *, deleted: bool) -> None:
@@ -117,7 +121,7 @@ class ContinuedReplay(Replay):
 
 
 def count_kept(kept_bytes: int, length: int, version: int, length_before: int) -> int:
-    """Return about how many bytes are still needed once a version of that length stands in the log.
+    """Return about how many bytes are still needed once a key's ``version``-th one, of that length, stands in the log.
 
     The version that history drops for it is taken to be as long as the one before it.
     """

@@ -364,6 +364,15 @@ def small_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "RECENT_COUNT", 5)
 
 
+def test_compaction_does_not_follow_compaction(tmp_path: Path, small_compaction: None) -> None:
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        inodes = set()
+        for number in range(300):
+            context.put("a", number, unconditional=True)
+            inodes.add((tmp_path / "context/00/log").stat().st_ino)
+    assert 2 <= len(inodes) <= 300 // 20, "what history keeps, of a key with many versions as well, is not dead"
+
+
 def test_compaction_keeps_history_epochs_rules_and_tombstones(tmp_path: Path, small_compaction: None) -> None:
     with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
         context.set_rule("n", "sum")

@@ -66,14 +66,15 @@ def _command(name: str, root: Path, said: Path, phase: str, boot: str, bug: str 
 def record_scenario(
     strace: str, name: str, directory: Path, bug: str | None = None, failing_flush: int | None = None
 ) -> Recording:
-    """Play what comes before, and record the rest; or the errands, where the n-th flush fails."""
+    """Play what comes before, and record the rest; or, where the n-th flush fails, the errands."""
     root, said = directory / "root", directory / "said"
     root.mkdir(mode=0o700)
     play(name, root, said, "before", BOOTS[0])
     # In memory a flush takes no time; slowed down, others have the time to look at what is not durable yet.
     phase, inject = "during", "fsync,fdatasync:delay_enter=2000" if SCENARIOS[name].crowded else None
     if failing_flush is not None:
-        phase, inject = "errands", f"fsync,fdatasync:error=EIO:when={failing_flush}"
+        phase = "during" if SCENARIOS[name].crowded else "errands"
+        inject = f"fsync,fdatasync:error=EIO:when={failing_flush}"
     command = _command(name, root, said, phase, BOOTS[0], bug)
     return record(strace, command, root, said, env=make_environment(), trace=directory / "trace", inject=inject)
 

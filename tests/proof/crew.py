@@ -20,6 +20,7 @@ from pathlib import Path
 
 from coordinator.context import SharedContext
 from coordinator.errors import Busy, NotFound, VersionConflict
+from proof import engine
 from proof.history import ENTRY_BYTES, FOREVER, GONE, Act, Kind, Outcome, Recorder, read_history
 from proof.launch import make_command
 from proof.pool import find_memory, make_environment
@@ -46,19 +47,22 @@ class Figures:
 
 
 def run_crew(
-    *, members: int, operations: int, seed: int, deadline_s: float, pace_s: float = 0.015, kills: int = 0,
+    *, members: int, operations: int, seed: int, deadline_s: float, pace_s: float = 0.015, kills: int = 0, is_small: bool = False,
     directory: Path | None = None, bug: str | None = None,
 ) -> Figures:  # fmt: skip
-    """Let ``members`` processes do about that many operations under that many kills, and judge what they were told."""
+    """Let ``members`` processes do about that many operations under that many kills, and judge what they were told.
+
+    ``is_small``: with the knobs turned, so that logs are compacted and tables saved all the time.
+    """
     base = Path(tempfile.mkdtemp(prefix="proof-", dir=directory or find_memory()))
     try:
-        command = make_command("proof.crew", base, members, operations, seed, deadline_s, pace_s, kills, bug=bug)
+        command = make_command("proof.crew", base, members, operations, seed, deadline_s, pace_s, kills, int(is_small), bug=bug)
         done = subprocess.run(command, env=make_environment(), capture_output=True, timeout=deadline_s + 60, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
         killed, stopped = (int(word) for word in done.stdout.split())
         figures = Figures(kills=killed, stops=stopped)
         try:
-            with SharedContext.open(base / "context") as context:
+            with engine.like_the_others(), SharedContext.open(base / "context") as context:
                 figures.bad += [f"check: {finding.message}" for finding in context.check()]
                 _look_back(context, Recorder(base / "99999.acts"))
         except Exception as error:  # whatever it is, it is what is wrong
@@ -154,9 +158,13 @@ class Member:
         return begun._replace(outcome=outcome, returned=time.monotonic_ns(), version=version, expected=based)
 
 
-def main(base_text: str, members: str, operations: str, seed: str, deadline_s: str, pace_s: str, wanted_kills: str) -> None:
+def main(
+    base_text: str, members: str, operations: str, seed: str, deadline_s: str, pace_s: str, wanted_kills: str, small: str
+) -> None:
     """Be the parent: start members, kill or stop one about every ``pace_s``, end when enough is done."""
     base, chance = Path(base_text), random.Random(int(seed))
+    if int(small):
+        engine.make_small()
     SharedContext.open(base / "context", shards=1).close()
     count, kills, stops = 0, 0, 0
     living: list[int] = []

@@ -2,7 +2,7 @@
 
 What is read afterwards is what was written, or ``Damaged`` is raised; what is missing without a word, ``check`` names; and
 after a repair the store works, with everything outside of the damaged record. A flipped bit may cost one record, a
-truncation the newest records of a shard that stood in the missing bytes.
+truncation the newest records of a shard that stood in the missing bytes; harm to one of ``engine.CACHES`` costs nothing.
 
 Exceptions, with their reason: the files of ``engine.WITHOUT_DATA``; empty files, in which there is nothing to damage.
 """
@@ -78,12 +78,13 @@ def run_damage(
         root.mkdir(mode=0o700)
         play("small", root, directory / "said", "before", BOOTS[0])
         tree = Tree.read(root)
-        engine.set_boot(BOOTS[0])
-        with SharedContext.open(root / "context") as context:
+        with engine.like_the_others(BOOTS[0]), SharedContext.open(root / "context") as context:
             truth = read_truth(context)
     finally:
         shutil.rmtree(directory)
     harms = list_harms(tree, random.Random(seed))
+    if only is not None:
+        harms = [harm for harm in harms if harm.path.rpartition(b"/")[2] == only]
     figures = Figures(possible=len(harms))
     if len(harms) > limit:
         # As many for every file, however long it is.
@@ -205,6 +206,8 @@ def _read(context: SharedContext, known: dict[tuple[str, int], str], wrong: list
 
 def _judge_loss(missing: set[tuple[str, int]], harm: Harm, size: int, truth: Truth) -> Iterator[str]:
     lost = [item for item in truth if (item[2], item[3]) in missing]
+    if lost and harm.path.rpartition(b"/")[2] in engine.CACHES:
+        yield f"harm to a cache cost {len(lost)} records: {[item[1:4] for item in lost][:5]}"
     if harm.bit is not None:
         if len(lost) > 1:
             yield f"one bit cost {len(lost)} records: {[item[1:4] for item in lost][:5]}"

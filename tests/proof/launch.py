@@ -20,4 +20,7 @@ if __name__ == "__main__":
     _, chosen, wanted, *rest = sys.argv
     if chosen != "-":
         plant(chosen)
+    from proof import engine  # what it knows is loaded with the bug in it
+
+    engine.make_narrow()
     importlib.import_module(wanted).main(*rest)

@@ -1,7 +1,10 @@
 """Planted bugs: what somebody could break in the engine, each found by the tool that is named with it.
 
-A bug is a replacement in the source of one module, made as the module is loaded, in a process of its own. Where the source is
-not there any more, planting fails loudly: follow the engine, the bug has only moved.
+A bug is a replacement in the source of some modules, made as they are loaded, in a process of its own. A commit has a usual
+path (``commit``) and a careful one (``append``, ``shard``), so many a bug has two places. Where the source is not there any more,
+planting fails loudly: follow the engine, the bug has only moved.
+
+``NOT_FOUND`` has what no tool finds, with the reason.
 """
 
 from __future__ import annotations
@@ -16,136 +19,333 @@ from types import ModuleType
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bug:
-    """One thing that is wrong."""
+class Edit:
+    """A replacement in the source of one module."""
 
     module: str
     old: str
     new: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bug:
+    """One thing that is wrong."""
+
+    edits: tuple[Edit, ...]
     #: The tool that finds it, and on what: see ``tools.run_tool``.
     found_by: str
 
 
+def _edit(module: str, old: str, new: str = "") -> Edit:
+    return Edit(module=f"coordinator.{module}", old=old, new=new)
+
+
+def _bug(found_by: str, *edits: Edit) -> Bug:
+    return Bug(edits=edits, found_by=found_by)
+
+
 BUGS: dict[str, Bug] = {
-    "a commit is not flushed": Bug(
-        module="coordinator.context.shard",
-        old="            self._flush(view)  # 5. durable\n",
-        new="",
-        found_by="crash commit",
+    # durable
+    "a commit is not flushed": _bug(
+        "crash commit",
+        _edit("context.flush", "                files.sync_data(generation.fd)\n", "                pass\n"),
     ),
-    "a commit is published before it is flushed": Bug(
-        module="coordinator.context.shard",
-        old="            self._flush(view)  # 5. durable\n",
-        new="            page.publish(view.header.generation, end, view.index.revision + 1); self._flush(view)\n",
-        found_by="crash commit",
+    "a commit is published before it is flushed": _bug(
+        "crash commit",
+        _edit(
+            "context.flush",
+            "                files.sync_data(generation.fd)\n",
+            "                self._publish(page, written)\n                files.sync_data(generation.fd)\n",
+        ),
     ),
-    "a compacted log is not flushed before it is swapped in": Bug(
-        module="coordinator.context.compaction",
-        old="            files.sync_file(fd)\n",
-        new="",
-        found_by="crash compaction",
+    "a flush publishes what was written after it began": _bug(
+        "crash crowd",
+        _edit("context.flush", "self._publish(page, written)\n", "self._publish(page, page.read_written() or written)\n"),
     ),
-    "a replaced file is not flushed before its rename": Bug(
-        module="coordinator.system.files",
-        old="            if durable:\n                sync_file(fd)\n",
-        new="",
-        found_by="crash create",
+    "a record says that more was durable than was": _bug(
+        "crash crowd",
+        _edit(
+            "context.commit",
+            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, published.end if",
+            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, state.end if",
+        ),
+        _edit("context.open_shard", "self.appender.note(size, published.end if", "self.appender.note(size, state.end if"),
     ),
-    "a directory is not flushed after a rename": Bug(
-        module="coordinator.system.files",
-        old="    if durable:\n        sync_directory(path.parent)\n",
-        new="",
-        found_by="crash create",
+    "a compacted log is not flushed before it is swapped in": _bug(
+        "crash compaction", _edit("context.rewrite", "            files.sync_file(self._fd)\n")
     ),
-    "the control page of another boot is believed": Bug(
-        module="coordinator.context.control",
-        old="return self._read(0, _BINDING.size) == _BINDING.pack(_MAGIC, self._boot)",
-        new="return self._read(0, 8) == _MAGIC",
-        found_by="crash commit",
+    "the name of a compacted log is not flushed": _bug(
+        "crash compaction", _edit("context.rewrite", "            files.sync_directory(self.path.parent)\n")
     ),
-    "an older epoch may write": Bug(
-        module="coordinator.context.shard",
-        old="if writer is not None and (newest :=",
-        new="if False and (newest :=",
-        found_by="crash fence",
+    "a replaced file is not flushed before its rename": _bug(
+        "crash create", _edit("system.files", "            if durable:\n                sync_file(fd)\n")
     ),
-    "history is shorter than promised": Bug(
-        module="coordinator.context.index",
-        old="if len(slots) > HISTORY_LIMIT:",
-        new="if len(slots) > HISTORY_LIMIT - 1:",
-        found_by="crash history",
+    "a directory is not flushed after a rename": _bug(
+        "crash create", _edit("system.files", "    if durable:\n        sync_directory(path.parent)\n")
     ),
-    "compaction forgets deletions": Bug(
-        module="coordinator.context.compaction",
-        old="if placed.offset in kept or record.revision > recent_above:",
-        new="if (placed.offset in kept and not record.deleted) or record.revision > recent_above:",
-        found_by="crash compaction",
+    "the control page of another boot is believed": _bug(
+        "crash commit", _edit("context.control", "_BINDING.pack(_MAGIC, self._boot)", '_BINDING.pack(_MAGIC, b"any boot")')
     ),
-    "a lock outlives its holder": Bug(
-        module="coordinator.context.shard",
-        old="                page.set_holder(os.getpid())\n",
-        new="                assert not page.read_holder()\n                page.set_holder(os.getpid())\n",
-        found_by="kill commit",
+    "an index that was saved is believed of another log": _bug(
+        "crash compaction",
+        _edit(
+            "context.saved",
+            "(magic, context_id, shard, state.generation) != (_MAGIC, header.context_id, header.shard, generation)",
+            "magic != _MAGIC",
+        ),
+        _edit(
+            "context.saved",
+            "    if last is None or (last.end, last.checksum, last.length) != (state.end, state.checksum, state.length):\n"
+            "        return None\n",
+        ),
     ),
-    "a failed flush is tried again": Bug(
-        module="coordinator.system.files",
-        old="        os.fdatasync(fd)\n",
-        new="        try:\n            os.fdatasync(fd)\n        except OSError:\n            os.fdatasync(fd)\n",
-        found_by="flush",
+    # a flush that fails
+    "a failed flush is tried again": _bug(
+        "flush",
+        _edit(
+            "system.files",
+            "        os.fdatasync(fd)\n",
+            "        try:\n            os.fdatasync(fd)\n        except OSError:\n            os.fdatasync(fd)\n",
+        ),
     ),
-    "a failed flush is not told": Bug(
-        module="coordinator.system.files",
-        old="        os.fdatasync(fd)\n",
-        new="        try:\n            os.fdatasync(fd)\n        except OSError:\n            pass\n",
-        found_by="flush",
+    "a failed flush is not told": _bug(
+        "flush",
+        _edit(
+            "system.files",
+            "        os.fdatasync(fd)\n",
+            "        try:\n            os.fdatasync(fd)\n        except OSError:\n            pass\n",
+        ),
     ),
-    "the expected version is not compared": Bug(
-        module="coordinator.context.shard",
-        old="if expected_version is not None and expected_version != version:",
-        new="if expected_version is not None and expected_version > version:",
-        found_by="crew",
+    "a failed flush leaves no mark": _bug("flush", _edit("context.flush", "                self.give_up(page)\n")),
+    "a failed flush is published by another leader": _bug("flush doubt", _edit("context.flush", "progress.is_suspect or ")),
+    "what could not be flushed is taken up again": _bug(
+        "flush",
+        _edit("context.remake", "if is_of_this_boot and known.is_suspect:", "if False:"),
     ),
-    "the shard lock is not taken": Bug(
-        module="coordinator.context.shard",
-        old="                self._acquire(fd, page, deadline_s)\n",
-        new="",
-        found_by="crew",
+    "cuts are not counted": _bug("flush doubt", _edit("context.remake", "for state in states) + 1", "for state in states)")),
+    # who may write, and on what
+    "an older epoch may write": _bug(
+        "crash fence",
+        _edit("context.shard", "if writer is not None and (newest :=", "if False and (newest :="),
+        _edit("context.commit", "if writer is not None and not (\n", "if False and not (\n"),
     ),
-    "readers see what is not published yet": Bug(
-        module="coordinator.context.shard",
-        old="page.read() == view.word:\n            return view\n        with",
-        new="page.read() == view.word:\n            view.replay(1 << 40)\n            return view\n        with",
-        found_by="crash crowd",
+    "the expected version is not compared": _bug(
+        "crew",
+        _edit("context.shard", "is not None and expected_version != version:", "is not None and expected_version > version:"),
+        _edit("context.commit", "is not None and expected_version != version:", "is not None and expected_version > version:"),
     ),
-    "a checksum is not compared": Bug(
-        module="coordinator.context.codec",
-        old="    if zlib.crc32(data[_CHECKED_FROM:], _seed(salt, offset)) != checksum:",
-        new="    if False:",
-        found_by="damage",
+    "the shard lock is not taken": _bug(
+        "crew",
+        _edit(
+            "context.open_shard", "if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):", "if False:"
+        ),
+        _edit(
+            "context.open_shard", '        """Give the shard lock back."""\n        self._lock.release()\n', "        return\n"
+        ),
     ),
-    "a log shorter than published is taken as it is": Bug(
-        module="coordinator.context.shard",
-        old="if trusted and view.scan.end < bound:",
-        new="if False:",
-        found_by="damage",
+    "a lock outlives its holder": _bug(
+        "kill commit",
+        _edit(
+            "context.open_shard",
+            "            status = self._check_directory()\n            names",
+            "            os.close(os.open(self.directory / 'held', os.O_CREAT | os.O_EXCL))\n"
+            "            status = self._check_directory()\n            names",
+        ),
+        _edit("context.open_shard", '        """Give the shard lock back."""\n', "        os.unlink(self.directory / 'held')\n"),
     ),
-    "check finds nothing": Bug(
-        module="coordinator.context.check",
-        old="        return _finding(shard, error.reason, error.message, Path(error.path))\n",
-        new="        return None\n",
-        found_by="damage",
+    "a conflict is answered before what it met is durable": _bug(
+        "crash crowd",
+        _edit(
+            "context.shard",
+            "        if pending.generation.header.durable:\n            self.make_durable(pending",
+            "        if pending.refusal is not None:\n            raise pending.refusal\n"
+            "        if pending.generation.header.durable:\n            self.make_durable(pending",
+        ),
     ),
-    "a short write is taken for a whole one": Bug(
-        module="coordinator.context.shard",
-        old="            while done < len(data):",
-        new="            if done < len(data):",
-        found_by="short",
+    # the steps of a commit
+    "a record is announced after the index leads to it": _bug(
+        "kill commit",
+        _edit(
+            "context.append",
+            "            page.begin(after)\n            if record.kind == ENTRY:",
+            "            if record.kind == ENTRY:",
+        ),
+        _edit(
+            "context.append",
+            "            page.settle(after)\n",
+            "            page.begin(after)\n            page.settle(after)\n",
+        ),
+        _edit("context.commit", "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"),
+        _edit(
+            "context.commit",
+            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
+            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
+            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
+        ),
     ),
-    "an error of the system comes out as it is": Bug(
-        module="coordinator.context.shard",
-        old='            raise StorageError.from_os(error, "write", view.path) from error\n        return view.scan.end',
-        new="            raise\n        return view.scan.end",
-        found_by="fail pwrite64",
+    "a record is not announced": _bug(
+        "crew",
+        _edit("context.append", "            page.begin(after)\n"),
+        _edit("context.commit", "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"),
+    ),
+    "a record is settled before the index leads to it": _bug(
+        "kill commit",
+        _edit(
+            "context.append", "            page.begin(after)\n", "            page.begin(after)\n            page.settle(after)\n"
+        ),
+        _edit(
+            "context.commit",
+            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n",
+            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
+            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
+        ),
+    ),
+    "the index does not lead to a record": _bug(
+        "crash commit",
+        _edit(
+            "context.commit",
+            "    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place)\n",
+        ),
+    ),
+    "a key that is written again stays deleted in the index": _bug(
+        "crash delete", _edit("context.commit", "word & ~ADDRESS & ~TOMBSTONE | offset", "word & ~ADDRESS | offset")
+    ),
+    "what a killed writer announced is not finished": _bug(
+        "kill commit",
+        _edit(
+            "context.open_shard",
+            "if begun.end > state.end and not self.appender.finish(page, generation, state, begun):",
+            "if begun.end > state.end and page.settle(begun):",
+        ),
+    ),
+    "a record leads to the wrong version before it": _bug(
+        "crash commit",
+        _edit(
+            "context.shard", "newest.offset if newest is not None else 0,", "newest.record.before if newest is not None else 0,"
+        ),
+        _edit("context.commit", "session, name, 0, placed.offset\n", "session, name, 0, newest.before\n"),
+        _edit("context.commit", "*record[4:8], placed.offset, flushed", "*record[4:8], newest.before, flushed"),
+    ),
+    "a short write is taken for a whole one": _bug(
+        "short",
+        _edit("context.append", "            while done < len(data):", "            if done < len(data):"),
+        _edit(
+            "context.commit",
+            "        if os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset) != length:\n"
+            "            return None\n",
+            "        os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset)\n",
+        ),
+    ),
+    "an error of the system comes out as it is": _bug(
+        "fail pwrite64",
+        _edit(
+            "context.append",
+            '            raise StorageError.from_os(error, "write", self.path) from error\n        return state',
+            "            raise\n        return state",
+        ),
+        _edit(
+            "context.shard",
+            '            raise StorageError.from_os(error, "write", self.path) from error\n        if done',
+            "            raise\n        if done",
+        ),
+    ),
+    # reading
+    "readers see what is not published yet": _bug(
+        "crash crowd",
+        _edit(
+            "context.open_shard",
+            "            state = page.read_published()\n            if state is not None and state[:2] == generation",
+            "            state = page.read_written()\n            if state is not None and state[:2] == generation",
+        ),
+    ),
+    "readers are shown a record that is newer than what is published": _bug(
+        "crash crowd", _edit("context.generation", "return slot, self._step_back(placed, state.end)", "return slot, placed")
+    ),
+    "history is shorter than promised": _bug(
+        "crash history", _edit("context.generation", "range(HISTORY_LIMIT)", "range(HISTORY_LIMIT - 1)")
+    ),
+    "what is published goes back": _bug("crew", _edit("context.flush", " or published.end >= state.end:", ":")),
+    # growing
+    "death in the middle of a split is not noticed": _bug(
+        "kill growth", _edit("context.append", "            page.set_splitting(True)\n")
+    ),
+    "a split leaves what it moves where it was": _bug(
+        "crash growth", _edit("context.table", "        self._write(bytes(stays), position)\n")
+    ),
+    # compaction
+    "compaction forgets deletions": _bug(
+        "crash compaction",
+        _edit(
+            "context.compaction",
+            "    return newest is None or newest.record.version",
+            "    return not record.deleted and newest is not None and newest.record.version",
+        ),
+    ),
+    "compaction swaps without what came in meanwhile": _bug(
+        "crew small",
+        _edit("context.compaction", "            rewrite.add_to(table, placed.record)\n", "            pass\n"),
+    ),
+    "the open log is taken for the newest one": _bug(
+        "crew small",
+        _edit(
+            "context.open_shard",
+            "            if state is not None and state[:2] == generation.identity:",
+            "            if state is not None:",
+        ),
+    ),
+    # damage
+    "a checksum is not compared": _bug(
+        "damage",
+        _edit(
+            "context.codec",
+            "    if zlib.crc32(memoryview(data)[CHECKED_FROM:length], _seed(seed, offset)) != checksum:",
+            "    if False:",
+        ),
+    ),
+    "a log shorter than published is taken as it is": _bug(
+        "damage", _edit("context.remake", "if scan.end < bound:", "if False:")
+    ),
+    "an index that was saved is believed though it is damaged": _bug(
+        "damage", _edit("context.saved", "    if zlib.crc32(body) != checksum:\n", "    if False:\n")
+    ),
+    "check finds nothing": _bug(
+        "damage",
+        _edit(
+            "context.check",
+            "        return _finding(shard, error.reason, error.message, Path(error.path))\n",
+            "        return None\n",
+        ),
+    ),
+    "check does not look at the index": _bug(
+        "damage index", _edit("context.check", "        if _check_table(generation, state, replay):", "        if False:")
+    ),
+}
+#: Bugs that no tool finds, with the reason.
+NOT_FOUND: dict[str, tuple[Bug, str]] = {
+    "a split takes slots away before the bucket's claim is narrowed": (
+        _bug(
+            "",
+            _edit(
+                "context.table",
+                "        self._write(bytes(stays[:8]), position)  # the claim first: see above\n"
+                "        self._write(bytes(stays), position)\n",
+                "        self._write(bytes(stays[8:]), position + 8)\n        self._write(bytes(stays[:8]), position)\n",
+            ),
+        ),
+        "only a reader that has the old directory, and looks between two writes of a split, meets it; whoever opens the index"
+        " afterwards reads the new directory",
+    ),
+    "those who wait for a flush are woken before it is published": (
+        _bug(
+            "",
+            _edit(
+                "context.flush",
+                "        after = self._publish(page, written)\n",
+                "        self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)\n"
+                "        after = self._publish(page, written)\n",
+            ),
+        ),
+        "they look, find nothing, and look again after a moment: slower, not wrong",
     ),
 }
 
@@ -153,33 +353,38 @@ BUGS: dict[str, Bug] = {
 def plant(name: str) -> None:
     """Let this process load the engine with that bug. Raises ``LookupError`` where there is no place for it."""
     bug = BUGS[name]
-    assert bug.module not in sys.modules, f"{bug.module} is loaded already"
+    for edit in bug.edits:
+        assert edit.module not in sys.modules, f"{edit.module} is loaded already"
     sys.meta_path.insert(0, _Planter(bug))
 
 
 class _Planter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, bug: Bug) -> None:
         self._bug = bug
-        self._origin = ""
+        self._origins: dict[str, str] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._bug.module:
+        if fullname not in {edit.module for edit in self._bug.edits}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         assert spec is not None and spec.origin is not None
-        self._origin = spec.origin
+        self._origins[fullname] = spec.origin
         return importlib.util.spec_from_file_location(fullname, spec.origin, loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
-        with open(self._origin, encoding="utf-8") as file:
+        origin = self._origins[module.__name__]
+        with open(origin, encoding="utf-8") as file:
             source = file.read()
-        exec(compile(apply(self._bug, source), self._origin, "exec"), module.__dict__)
+        exec(compile(apply(self._bug, module.__name__, source), origin, "exec"), module.__dict__)
 
 
-def apply(bug: Bug, source: str) -> str:
-    """Return the source with the bug in it. Raises ``LookupError`` if its place is not there exactly once."""
-    if source.count(bug.old) != 1:
-        raise LookupError(f"{bug.module} has {source.count(bug.old)} places for: {bug.old.strip()}")
-    return source.replace(bug.old, bug.new)
+def apply(bug: Bug, module: str, source: str) -> str:
+    """Return the module's source with the bug in it. Raises ``LookupError`` if a place of it is not there exactly once."""
+    for edit in bug.edits:
+        if edit.module == module:
+            if source.count(edit.old) != 1:
+                raise LookupError(f"{module} has {source.count(edit.old)} places for: {edit.old.strip()}")
+            source = source.replace(edit.old, edit.new)
+    return source

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tempfile
 import threading
 import time
@@ -18,8 +19,9 @@ from typing import Any
 
 from coordinator.context import SharedContext
 from coordinator.context.model import Durability
-from coordinator.errors import Superseded, VersionConflict
+from coordinator.errors import StorageError, Superseded, VersionConflict
 from coordinator.sessions.model import Writer
+from proof import engine
 from proof.witness import Witness
 
 UPGRADE = Path(__file__).with_name("format-1.zip")
@@ -67,6 +69,16 @@ class Stage:
             return seen
         self.witness.say({"saw": key, "version": entry.version, "value": entry.value})
         return entry.version
+
+    def meet(self, key: str, seen: int) -> int:
+        """Look at a key that counts by a conflict with it, and say so as ``look`` does: what was met must hold as well."""
+        try:
+            self.context.put(key, None, expected_version=1 << 40)
+        except VersionConflict as conflict:
+            if conflict.actual_version != seen:
+                self.witness.say({"saw": key, "version": conflict.actual_version, "value": conflict.actual_version})
+            return conflict.actual_version
+        raise AssertionError("a conflict was to be met")
 
     def delete(self, key: str) -> None:
         name = self.witness.do("delete", key=key)
@@ -154,9 +166,48 @@ def _crowd(stage: Stage) -> None:
         while seen < 9 and time.monotonic() < until_s:  # all of them together count to 9
             seen = mine.look("n", seen)
 
+    def meet(mine: Stage, who: int) -> None:
+        seen, until_s = 0, time.monotonic() + 20
+        while seen < 9 and time.monotonic() < until_s:
+            seen = mine.meet("n", seen)
+            time.sleep(0.001)  # no condition: the others are to get the lock as well
+
     threads = [threading.Thread(target=write, args=(stage.as_another(f"t{who}"), who)) for who in range(2)]
+    children = _fork(stage, [write, read, meet])
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _wait(children)
+
+
+def _doubt(stage: Stage) -> None:
+    """Some write, each with a context of its own, while flushes take their time and some fail: what was told must hold."""
+    sync, chance = os.fdatasync, random.Random(1)
+
+    def sync_slowly(fd: int) -> None:
+        time.sleep(chance.uniform(0, 0.004))
+        sync(fd)
+
+    os.fdatasync = sync_slowly  # type: ignore[assignment]
+
+    def write(mine: Stage, who: int) -> None:
+        mine._context = None
+        for number in range(5):
+            try:
+                mine.put(f"own/{who}", f"{who}.{number}" * 30)
+            except StorageError:
+                mine.reopen()
+        mine.reopen()
+
+    stage.reopen()
+    _wait(_fork(stage, [write] * 4))
+
+
+def _fork(stage: Stage, acts: list[Callable[[Stage, int], None]]) -> list[int]:
+    """Let each act be done by a child."""
     children = []
-    for who, act in (2, write), (3, read):
+    for who, act in enumerate(acts, 2):
         if (pid := os.fork()) == 0:
             code = 1
             try:
@@ -165,11 +216,11 @@ def _crowd(stage: Stage) -> None:
             finally:
                 os._exit(code)
         children.append(pid)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0]
+    return children
+
+
+def _wait(children: list[int]) -> None:
+    assert {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children} == {0}
 
 
 def _delete(stage: Stage) -> None:
@@ -217,21 +268,21 @@ def _begin_compaction(stage: Stage) -> None:
     stage.fence("s", 4)
     stage.put("gone", "soon", 0)
     stage.delete("gone")
-    # Up to shortly before the files of the directory change for the third time, with what is due by then.
+    # Up to shortly before the log is replaced for the third time, with what is due by then.
     changes: list[int] = []
-    files = _list_inodes(stage.directory)
+    files = _list_logs(stage.directory)
     number = 0
     while len(changes) < 2 or number < 2 * changes[1] - changes[0] - 3:
         assert number < 5000, "there is no compaction; turn the knobs of the engine further"
         _write_over(stage, number)
         number += 1
-        if (now := _list_inodes(stage.directory)) != files:
+        if (now := _list_logs(stage.directory)) != files:
             changes.append(number)
             files = now
 
 
-def _list_inodes(directory: Path) -> set[int]:
-    return {path.stat().st_ino for path in directory.rglob("*")}
+def _list_logs(directory: Path) -> set[int]:
+    return {path.stat().st_ino for path in directory.rglob(engine.LOG)}
 
 
 def _write_over(stage: Stage, number: int) -> None:
@@ -245,7 +296,7 @@ def _compaction(stage: Stage) -> None:
 
 
 def _growth(stage: Stage) -> None:
-    for number in range(20):
+    for number in range(12):
         stage.put(f"many/{number}", number, 0)
 
 
@@ -320,15 +371,16 @@ SCENARIOS: dict[str, Scenario] = {
     "create": Scenario(before=_nothing, during=_create, changes_names=True),
     "commit": Scenario(before=_begin, during=_commit),
     "crowd": Scenario(before=_begin, during=_crowd, crowded=True),
+    "doubt": Scenario(before=_begin, during=_doubt, shards=1, crowded=True),
     "delete": Scenario(before=_begin, during=_delete),
     "fence": Scenario(before=_begin, during=_fence),
     "rule": Scenario(before=_begin, during=_rule),
     "history": Scenario(before=_begin_history, during=_history),
     "compaction": Scenario(before=_begin_compaction, during=_compaction, small=True, shards=1, changes_names=True),
-    "growth": Scenario(before=_begin, during=_growth),
+    "growth": Scenario(before=_begin, during=_growth, shards=1, small=True, changes_names=True),
     "import": Scenario(before=_begin, during=_import),
     "repair": Scenario(before=_begin_damage, during=_repair, changes_names=True),
     "upgrade": Scenario(before=_begin_upgrade, during=_upgrade),
-    "small": Scenario(before=_begin_small, during=_nothing),
+    "small": Scenario(before=_begin_small, during=_nothing, small=True),
     "process": Scenario(before=_begin, during=_commit, durability="process"),
 }

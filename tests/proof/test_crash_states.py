@@ -31,7 +31,7 @@ def test_no_crash_takes_back_or_tears_anything(strace: str, report: Report, name
 def test_a_flush_that_failed_is_never_counted_on(strace: str, report: Report, nth: int) -> None:
     """The kernel drops what a failed flush was to cover, and calls the next one a success."""
     figures = Figures()
-    for name in ("commit", "compaction") if PROVE else ("commit",):
+    for name in ("commit", "doubt", "compaction") if PROVE else ("commit", "doubt"):
         figures.add(run_scenario(strace, name, limit=STATES, recoveries=0, bounds=BOUNDS, failing_flush=nth))
     report(figures)
     assert figures.bad == []

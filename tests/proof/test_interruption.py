@@ -14,7 +14,7 @@ from proof.scenarios import SCENARIOS
 #: Calls that look at a file without opening it.
 LOOKING = {"stat", "lstat", "fstat", "newfstatat", "statx"}
 ALL = [name for name, scenario in SCENARIOS.items() if name != "small" and not scenario.crowded]
-NAMES = ALL if PROVE else ["create", "commit", "compaction"]
+NAMES = ALL if PROVE else ["create", "commit", "compaction", "growth"]
 
 
 def choose(points: list[Point], limit: int) -> list[Point]:
@@ -52,7 +52,6 @@ def test_whatever_system_call_fails_there_is_one_error_of_ours_and_all_goes_on(s
 
 @pytest.mark.timeout(3600 if PROVE else 120)
 @pytest.mark.skipif(not PROVE, reason="a sample may miss the call; `make prove` has them all")
-@pytest.mark.xfail(strict=True, reason="an EIO of stat comes out as a bare OSError: see Shard._open_control and check")
 def test_whatever_look_at_a_file_fails_the_error_is_ours(strace: str, report: Report) -> None:
     figures = fail(strace, LOOKING)
     report(figures)

@@ -149,6 +149,14 @@ def test_many_processes_killed_and_stopped_are_answered_as_by_one_register(repor
     assert figures.stops
 
 
+@pytest.mark.timeout(3600 if PROVE else 120)
+def test_nor_does_compaction_under_them_lose_anything(report: Report) -> None:
+    figures = run_crew(members=4, operations=OPERATIONS // 4, seed=SEED, deadline_s=1200 if PROVE else 40, is_small=True)
+    report(figures)
+    assert figures.bad == []
+    assert figures.kills
+
+
 @pytest.mark.skipif(not PROVE, reason="as above, but rather many kills than many operations; `make prove`")
 @pytest.mark.timeout(7200)
 def test_ten_thousand_kills_lose_nothing(report: Report) -> None:
