@@ -43,5 +43,6 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
 
 
 ALL_TOOLS = ("crash commit", "crash create", "crash delete", "crash fence", "crash history", "crash growth", "crash crowd",
-             "crash compaction", "flush", "flush doubt", "kill commit", "kill growth", "fail pwrite64", "short", "damage", "damage index",
+             "crash compaction", "flush", "flush doubt", "kill commit", "kill growth", "fail pwrite64", "short",
+             "damage", "damage index",
              "crew", "crew small")  # fmt: skip
