@@ -106,7 +106,7 @@ def replay_log(
     bound = 0
     if published is not None and published.generation == header.generation and (is_of_this_boot or header.durable):
         bound = published.end
-        if is_of_this_boot and known.is_suspect:
+        if known.is_suspect:  # it says so of this boot, whatever became of the rest of the page
             stop = min(stop, published.end)
         elif is_of_this_boot and known.begun is not None and known.begun.generation == header.generation:
             stop = min(stop, max(known.begun.end, published.end))

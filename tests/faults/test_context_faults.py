@@ -266,6 +266,26 @@ def test_a_failed_flush_is_fatal_for_the_handle_and_never_tried_again(tmp_path: 
     context.close()
 
 
+@pytest.mark.parametrize("is_void", [False, True])
+def test_what_could_not_be_flushed_is_given_up_even_if_the_page_is_made_void(tmp_path: Path, is_void: bool) -> None:
+    directory = tmp_path / "context"
+
+    def fail(name: str) -> None:
+        if name == "files.fsync":
+            raise OSError(errno.EIO, "EIO")
+
+    with SharedContext.open(directory, shards=1) as context:
+        context.put("a", 1, unconditional=True)
+        with failpoints.observe(fail), pytest.raises(StorageError):
+            context.put("a", 2, unconditional=True)
+        if is_void:
+            ControlPage(directory / "00/control").void()
+    with SharedContext.open(directory) as context:
+        assert context.put("a", 3, expected_version=1).version == 2
+        assert [entry.value for entry in context.history("a")] == [3, 1]
+        assert context.check() == []
+
+
 def test_a_full_disk_leaves_everything_readable_and_writing_resumes(tmp_path: Path) -> None:
     with SharedContext.open(tmp_path / "context", shards=1) as context:
         context.put("a", 1, unconditional=True)
