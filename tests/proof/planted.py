@@ -120,7 +120,7 @@ BUGS: dict[str, Bug] = {
     "a failed flush is published by another leader": _bug("flush doubt", _edit("context.flush", "progress.is_suspect or ")),
     "what could not be flushed is taken up again": _bug(
         "flush",
-        _edit("context.remake", "if is_of_this_boot and known.is_suspect:", "if False:"),
+        _edit("context.remake", "if known.is_suspect:  # it says so", "if False:  # it says so"),
     ),
     "cuts are not counted": _bug("flush doubt", _edit("context.remake", "for state in states) + 1", "for state in states)")),
     # who may write, and on what
