@@ -32,7 +32,7 @@ class Appender:
         self.size = 0
         self._flushed = 0
         #: The record appended last.
-        self._last: Placed | None = None
+        self.last: Placed | None = None
 
     def note(self, size_bytes: int, flushed: int) -> None:
         """Take note of the log's size, and of how much of it is durable."""
@@ -46,11 +46,11 @@ class Appender:
             return slot.position
         tag, table = make_tag(record.key), _get_table(generation)
         while (position := table.find_room(tag)) is None:
-            page.set_splitting(True)
+            page.set_changing(True)
             if failpoints.armed:
                 failpoints.hit("table.split")
             table.split(tag)
-            page.set_splitting(False)
+            page.set_changing(False)
         return position
 
     def append(self, generation: Generation, state: State, records: list[Record], newest: Placed | None) -> State:
@@ -69,7 +69,7 @@ class Appender:
                 flushed=self._flushed,
             )
             is_entry = record.kind == ENTRY
-            self._last = Placed(record, state.end, len(data), checksum, state.checksum, state.length, self._flushed)
+            self.last = Placed(record, state.end, len(data), checksum, state.checksum, state.length, self._flushed)
             state = State(
                 state.generation,
                 state.cuts,
@@ -96,26 +96,27 @@ class Appender:
             raise StorageError.from_os(error, "write", self.path) from error
         return state
 
-    def index(
-        self, page: ControlPage, generation: Generation, before: State, after: State, record: Record, position: int
-    ) -> None:
-        """Announce the record, let the table lead to it, and say so: a successor finishes what we leave undone."""
+    def index(self, page: ControlPage, generation: Generation, before: State, after: State, record: Record, position: int) -> int:
+        """Announce the record, let the table lead to it, and say so: a successor finishes what we leave undone.
+
+        Returns the word that the slot at ``position`` has now.
+        """
+        word = 0
         try:
             page.begin(after)
             if record.kind == ENTRY:
                 if failpoints.armed:
                     failpoints.hit("shard.index")
                 offset = after.end - after.length
-                table = _get_table(generation)
-                table.store(position, make_tag(record.key), make_word(record.key, offset, deleted=record.deleted))
+                word = make_word(record.key, offset, deleted=record.deleted)
+                _get_table(generation).store(position, make_tag(record.key), word)
             if failpoints.armed:
                 failpoints.hit("shard.settle")
             page.settle(after)
-            if self._last is not None:
-                generation.remember(self._last)  # whoever writes a key often reads it next
         except StorageError:
             self.take_back(page, generation)
             raise
+        return word
 
     def finish(self, page: ControlPage, generation: Generation, state: State, begun: State) -> bool:
         """Index what a killed writer announced; tell whether it was possible."""

@@ -65,7 +65,7 @@ class ContextBase(ABC):
         otherwise. ``InvalidInput`` before any file is touched.
         """
         key, data = check_key(key), encode_value(value)
-        return self._write(key, lambda _: data, _check_expected(expected_version, unconditional))
+        return self._put(key, data, _check_expected(expected_version, unconditional))
 
     def delete(self, key: str, *, expected_version: int | None = None, unconditional: bool = False) -> Entry:
         """Commit a tombstone and return it. Raises as ``put``, and ``NotFound`` where there is nothing to delete."""
@@ -254,6 +254,10 @@ class ContextBase(ABC):
     @abstractmethod
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
         """Commit the next version of ``key``, atomically with comparing its version and the writer's epoch."""
+
+    def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
+        """Commit these bytes as the next version of ``key``, likewise."""
+        return self._write(key, lambda _: data, expected_version)
 
     @abstractmethod
     def _list_keys(self, prefix: str) -> list[str]: ...

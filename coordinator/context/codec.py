@@ -30,7 +30,10 @@ RECORD_MARK = b"\xa7CKr"
 #: mark, checksum, length, previous checksum, previous length, kind, flags, key, session and name lengths, value length,
 #: revision, version, epoch, at, before, flushed
 RECORD = struct.Struct("<4sIIIIBBHHHIQQQdQQ")
-CHECKED_FROM = len(RECORD_MARK) + _CHECKSUM.size
+RECORD_HEAD = struct.Struct("<4sI")
+CHECKED_FROM = RECORD_HEAD.size
+#: The same with the record's offset in place of mark and checksum: what the checksum is made of.
+SEEDED_RECORD = struct.Struct("<QIIIBBHHHIQQQdQQ")
 RECORD_BYTES = RECORD.size
 #: The longest record there can be; a longer one is damage.
 RECORD_LIMIT_BYTES = RECORD_BYTES + 3 * 0xFFFF + (1 << 21)

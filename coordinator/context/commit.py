@@ -1,9 +1,9 @@
-"""The usual commit, written out in one piece: what ``Appender`` does step by step, where nothing is out of the ordinary.
+"""The usual commit, written out in one piece: what ``Shard`` does step by step, where nothing is out of the ordinary.
 
 With many writers every commit begins with cold caches, and most of its time goes into fetching code: in this form it costs a
-third of the processor, measured with 16 and 64 writers. Whatever is not usual - a page that is not sound, a key that was not
-looked up before, no room, a refusal, an error - is left to the careful way before anything is touched, so that there is one
-place for each of them, and it is not here.
+fraction of the processor, measured with 16 and 64 writers. Whatever is not usual - a page that is not sound, a key that was
+not looked up before, no room, a refusal, an error - is left to the careful way before anything is touched, so that there is
+one place for each of them, and it is not here.
 """
 
 from __future__ import annotations
@@ -13,98 +13,117 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from coordinator.context import control
-from coordinator.context.codec import CHECKED_FROM, ENTRY, RECORD, RECORD_BYTES, RECORD_MARK, Placed, Record
-from coordinator.context.control import ControlPage, State
+from coordinator.config import HISTORY_LIMIT
+from coordinator.context.codec import CHECKED_FROM, ENTRY, RECORD_BYTES, RECORD_HEAD, RECORD_MARK, SEEDED_RECORD, Placed, Record
+from coordinator.context.control import (
+    BEGINNING,
+    BEGUN,
+    BEGUN_AT,
+    CHECKSUM,
+    PUBLISHED_AT,
+    READ_BYTES,
+    STATE,
+    WRITTEN,
+    WRITTEN_AT,
+    ControlPage,
+)
+from coordinator.context.flush import Ticket
 from coordinator.context.generation import Generation
-from coordinator.context.model import WriterLike
-from coordinator.context.replay import count_kept
-from coordinator.context.table import ADDRESS, SLOT, TOMBSTONE, Table
+from coordinator.context.route import KEPT_BYTES, Route
+from coordinator.context.table import ADDRESS, SLOT, TOMBSTONE
+from coordinator.errors import CrewkeepError, StorageError
 from coordinator.system import failpoints, files
 
-_WORD, _HEAD = struct.Struct("<Q"), struct.Struct("<4sI")
+#: What the new value is, or what makes it of the newest record (``None``: there is none); it returns ``None`` to delete.
+Make = bytes | Callable[[Record | None], bytes | None]
+_IDENTITY, _PUBLISHED_END = slice(PUBLISHED_AT, PUBLISHED_AT + 16), struct.Struct("<Q")
 
 
-def append_usual(
-    page: ControlPage,
-    generation: Generation,
-    key: str,
-    tag: int,
-    make: Callable[[Record | None], bytes | None],
-    expected_version: int | None,
-    writer: WriterLike | None,
-    now_s: float,
-    size: int,
-) -> tuple[Record, State, State] | None:
-    """Append the next version of a key and let the table lead to it; return the record and the states before and after.
+class Pending:
+    """What was appended, or why it was refused, and what has to be durable before anybody is told."""
 
-    Call it under the shard lock. ``size`` is how far the log is written ahead. ``None``: nothing was done, take the careful
-    way. Raises ``OSError`` once the record is announced: take it back.
+    __slots__ = ("generation", "page", "record", "refusal", "state", "ticket")
+
+    def __init__(
+        self,
+        record: Record | None,
+        refusal: CrewkeepError | None,
+        ticket: Ticket,
+        state: bytes,
+        generation: Generation,
+        page: ControlPage,
+    ) -> None:
+        """``state`` is what the log is written up to, as it stands in the page."""
+        self.record, self.refusal, self.ticket = record, refusal, ticket
+        self.state, self.generation, self.page = state, generation, page
+
+
+def append_usual(route: Route, make: Make, expected_version: int | None, now_s: float) -> Pending | None:
+    """Append the next version of a key and let the table lead to it; ``None``: nothing was done, take the careful way.
+
+    Call it under the shard lock. Raises ``StorageError``: nothing was written.
     """
-    table = generation.table
-    if failpoints.armed or type(table) is not Table:
+    shard, table, newest = route.shard, route.table, route.newest
+    page, generation = shard.page, shard.generation
+    if table is None or newest is None or page is None or generation is None or failpoints.armed:
+        return None
+    standing = generation.known_standing
+    if generation.table is not table or standing is not route.standing:
         return None
     try:
         # 1. what to build on
-        data = os.pread(page.fd, control.READ_BYTES, 0)
-        raw = data[control.WRITTEN]
-        if len(data) != control.READ_BYTES or not data.startswith(page.binding) or data[control.BEGUN] != raw:
+        data = os.pread(page.fd, READ_BYTES, 0)
+        written, identity = data[WRITTEN], generation.identity_bytes
+        if data[BEGINNING] != page.calm or data[BEGUN] != written or data[_IDENTITY] != identity or written[:16] != identity:
             return None
-        if data[control.FLAGS] != control.NO_FLAGS:
+        number, cuts, start, revision, standing_at, kept_bytes, previous, previous_length = STATE.unpack_from(written)
+        if standing_at != standing.at:
             return None
-        state = page.decode(raw)
-        published = page.decode(data[control.PUBLISHED])
-        if state is None or published is None or not state[:2] == published[:2] == generation.identity:
+        if os.pread(table.fd, SLOT.size, route.place) != route.slot:
+            newest = route.find_written(generation)  # another has written it
+            if newest is None:
+                return None
+        # 2. refuse: version
+        record, before, length_before, _, _, _, _ = newest
+        version = record.version
+        if expected_version is not None and expected_version != (0 if record.deleted else version):
             return None
-        if os.lseek(generation.fd, 0, os.SEEK_END) < size:
-            return None
-        # 2. by what right, and to which version
-        standing = generation.known_standing
-        if standing.at != state.standing:
-            return None
-        if writer is not None and not (
-            standing.epochs.get(writer.session, 0) <= writer.epoch <= standing.writers.get(writer.session, 0)
-        ):
-            return None
-        place = table.places.get(tag)
-        if place is None:
-            return None
-        word, found = SLOT.unpack(os.pread(table.fd, 16, place))
-        placed = generation.find(word & ADDRESS) if found == tag else None
-        if placed is None or placed.record.key != key:
-            return None
-        newest = placed.record
-        version = 0 if newest.deleted else newest.version
-        if expected_version is not None and expected_version != version:
-            return None
-        value = make(None if newest.deleted else newest)
+        value = make if isinstance(make, bytes) else make(None if record.deleted else record)
         if value is None:
             return None
-        # 3. the record
-        session, name, epoch = (writer.session, writer.name, writer.epoch) if writer is not None else ("", "", 0)
-        record = Record(
-            ENTRY, key, value, False, state.revision + 1, newest.version + 1, epoch, now_s, session, name, 0, placed.offset
-        )
-        texts = key.encode(), session.encode(), name.encode()
-        sizes = len(texts[0]), len(texts[1]), len(texts[2]), len(value)
-        length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, published.end if generation.header.durable else 0
-        if offset + length > size:
-            return None
-        head = RECORD.pack(
-            RECORD_MARK, 0, length, state.checksum, state.length, ENTRY, 0, *sizes, *record[4:8], placed.offset, flushed
-        )
-        body = b"".join((head[CHECKED_FROM:], *texts, value))
-        checksum = zlib.crc32(body, zlib.crc32(offset.to_bytes(8, "little"), generation.header.seed))
-        kept = count_kept(state.kept_bytes, length, record.version, placed.length)
-        after = State(state.generation, state.cuts, offset + length, record.revision, state.standing, kept, checksum, length)
-        if os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset) != length:
+        # 3. every byte into the log
+        epoch, sizes = route.epoch, route.sizes
+        flushed = _PUBLISHED_END.unpack_from(data, PUBLISHED_AT + 16)[0] if generation.header.durable else 0
+        texts = route.texts
+        length = RECORD_BYTES + len(texts) + len(value)
+        end, revision, version = start + length, revision + 1, version + 1
+        if os.lseek(generation.fd, 0, os.SEEK_END) < end:
+            return None  # not written ahead so far, or cut
+        links = start, length, previous, previous_length
+        head = SEEDED_RECORD.pack(*links, ENTRY, 0, *sizes, len(value), revision, version, epoch, now_s, before, flushed)
+        body = head + texts + value
+        checksum = zlib.crc32(body, generation.seed)
+        if os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start) != length:
             return None
     except OSError:
         return None  # the careful way meets it again, and says what it is
-    # 4. announced, indexed, settled
-    data = page.encode(after)
-    files.write_all_at(page.fd, data, control.BEGUN_AT)
-    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place)
-    files.write_all_at(page.fd, data, control.WRITTEN_AT)
-    generation.remember(Placed(record, offset, length, checksum, state.checksum, state.length, flushed))
-    return record, state, after
+    kept_bytes += length if version <= HISTORY_LIMIT else length - length_before
+    state = STATE.pack(number, cuts, end, revision, standing_at, kept_bytes if kept_bytes > 0 else 0, checksum, length)
+    state += CHECKSUM.pack(zlib.crc32(state))
+    word, tag = SLOT.unpack(route.slot)
+    slot = SLOT.pack(word & ~ADDRESS & ~TOMBSTONE | start, tag)
+    try:
+        files.write_all_at(page.fd, state, BEGUN_AT)  # 4. announced
+        files.write_all_at(table.fd, slot[:8], route.place)  # 5. the table leads to it
+        files.write_all_at(page.fd, state, WRITTEN_AT)
+        if not generation.header.durable:
+            files.write_all_at(page.fd, state, PUBLISHED_AT)  # 6. visible to everybody
+    except OSError as error:
+        shard.appender.take_back(page, generation)
+        raise StorageError.from_os(error, "write", shard.path) from error
+    record = Record(ENTRY, route.key, value, False, revision, version, epoch, now_s, route.session, route.name, 0, before)
+    if length <= KEPT_BYTES:
+        route.slot, route.newest = slot, Placed(record, start, length, checksum, previous, previous_length, flushed)
+    else:
+        route.table = None
+    return Pending(record, None, Ticket(number, cuts, start, start, end, checksum), state, generation, page)

@@ -77,10 +77,10 @@ def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrit
         for placed in _iter_stretch(generation, scan, written.end):  # 3. the rest, with nobody writing
             rewrite.add_to(table, placed.record)
         rewrite.flush()
-        page.set_splitting(True)  # 4. from here on page and table are made anew, unless we come to the end
+        page.set_changing(True)  # 4. from here on page and table are made anew, unless we come to the end
         rewrite.swap_in()  # 5. the new log is the log
         shard.replace(page, rewrite.state(written.cuts))  # 6. visible
-        page.set_splitting(False)
+        page.set_changing(False)
 
 
 def _iter_stretch(generation: Generation, scan: Scan, stop: int) -> Iterator[Placed]:

@@ -26,27 +26,22 @@ from coordinator.errors import StorageError
 from coordinator.system import failpoints, files, processes
 
 PAGE_BYTES = 4096
-_MAGIC = b"CKEEPCT2"
+_MAGIC = b"CKEEPCT3"
 #: magic, hash of the boot id
 _BINDING = struct.Struct("<8s8s")
 #: The fields of ``State``, then its checksum.
-_STATE, _CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
-_STATE_BYTES = _STATE.size + _CHECKSUM.size
-PUBLISHED_AT, WRITTEN_AT, BEGUN_AT, _SPLITTING_AT, _SUSPECT_AT, _FLUSHING_AT = (
-    64,
-    128,
-    192,
-    256,
-    264,
-    272,
-)
-PUBLISHED, WRITTEN, BEGUN = (slice(at, at + _STATE_BYTES) for at in (PUBLISHED_AT, WRITTEN_AT, BEGUN_AT))
-_SPLITTING, _SUSPECT = (slice(at, at + 8) for at in (_SPLITTING_AT, _SUSPECT_AT))
-#: Both flags, and how they are when nothing is out of the ordinary.
-FLAGS, NO_FLAGS = slice(_SPLITTING_AT, _SUSPECT_AT + 8), bytes(_SUSPECT_AT + 8 - _SPLITTING_AT)
+STATE, CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
+#: What a state begins with: of which generation and count of cuts it is.
+IDENTITY = struct.Struct("<QQ")
+STATE_BYTES = STATE.size + CHECKSUM.size
+_CHANGING_AT, SUSPECT_AT, FLUSHING_AT, PUBLISHED_AT, WRITTEN_AT, BEGUN_AT = 16, 24, 32, 64, 128, 192
+PUBLISHED, WRITTEN, BEGUN = (slice(at, at + STATE_BYTES) for at in (PUBLISHED_AT, WRITTEN_AT, BEGUN_AT))
+_CHANGING, SUSPECT = (slice(at, at + 8) for at in (_CHANGING_AT, SUSPECT_AT))
+#: What a page begins with: its binding and both flags.
+BEGINNING = slice(0, FLUSHING_AT)
+READ_BYTES = BEGUN_AT + STATE_BYTES
 _FLUSHING = struct.Struct("<QQQ")
-READ_BYTES = _FLUSHING_AT + _FLUSHING.size
-_FLAG, _NO_FLAG = struct.Struct("<Q"), bytes(8)
+_FLAG, NO_FLAG = struct.Struct("<Q"), bytes(8)
 #: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
 
@@ -75,8 +70,8 @@ class Page(NamedTuple):
     published: State | None
     written: State | None
     begun: State | None
-    #: Somebody was in the middle of splitting a bucket of the table.
-    is_splitting: bool
+    #: Somebody was in the middle of a change of several steps to the table or the names of the files.
+    is_changing: bool
     #: What is written above ``published`` could not be flushed, and must be given up.
     is_suspect: bool
 
@@ -110,6 +105,8 @@ class ControlPage:
             raise StorageError.from_os(error, "open", path) from error
         self._boot = blake2b(processes.boot_id().encode(), digest_size=8).digest()
         self.binding = _BINDING.pack(_MAGIC, self._boot)
+        #: How a page of this boot begins when nothing is out of the ordinary.
+        self.calm = self.binding + bytes(FLUSHING_AT - _BINDING.size)
         #: The states read and written last, with their bytes: most are read again and again.
         self._known: tuple[bytes, State | None] = (b"", None)
         self._encoded: tuple[bytes, State | None] = (b"", None)
@@ -129,17 +126,21 @@ class ControlPage:
         """Tell whether the page was written since the machine started."""
         return self._read(0, _BINDING.size) == self.binding
 
+    def read(self) -> bytes:
+        """Return the page as it is, whatever it is worth; what is missing is zeros. Raises ``StorageError``."""
+        return self._read(0, READ_BYTES).ljust(READ_BYTES, b"\0")
+
     def read_published(self) -> State | None:
         """Return what may be shown, ``None`` if that is not known."""
         for _ in range(_LOOKS):
-            if (state := self.decode(self._read(PUBLISHED_AT, _STATE_BYTES))) is not None:
+            if (state := self.decode(self._read(PUBLISHED_AT, STATE_BYTES))) is not None:
                 return state
         return None
 
     def read_all(self) -> Page:
         """Return everything. Call it under the shard lock."""
         for _ in range(_LOOKS):
-            data = self._read(0, READ_BYTES)
+            data = self.read()
             published = self.decode(data[PUBLISHED])
             if published is not None:
                 break  # another may be publishing; the rest is ours
@@ -148,18 +149,18 @@ class ControlPage:
             raw = data[WRITTEN]
             written = self.decode(raw)
             begun = written if data[BEGUN] == raw else self.decode(data[BEGUN])
-        is_suspect = data[_SUSPECT] == self._boot
-        return Page(published, written, begun, data[_SPLITTING] != _NO_FLAG, is_suspect)
+        is_suspect = self.is_suspect(data)
+        return Page(published, written, begun, data[_CHANGING] != NO_FLAG, is_suspect)
 
     def read_progress(self) -> Progress:
         """Return how far the log is written and published."""
         for _ in range(_LOOKS):
-            data = self._read(0, READ_BYTES)
+            data = self.read()
             published, written = self.decode(data[PUBLISHED]), self.decode(data[WRITTEN])
             if published is not None and written is not None:
                 break
-        number, end, end_before = _FLUSHING.unpack_from(data, _FLUSHING_AT) if len(data) == READ_BYTES else (0, 0, 0)
-        return Progress(published, written, data[_SUSPECT] == self._boot, number, end, end_before)
+        number, end, end_before = _FLUSHING.unpack_from(data, FLUSHING_AT)
+        return Progress(published, written, self.is_suspect(data), number, end, end_before)
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
@@ -167,30 +168,33 @@ class ControlPage:
 
     def begin(self, state: State) -> None:
         """Say that the log has that record, and that the index may not lead to it yet."""
-        self._write(self.encode(state), BEGUN_AT)
+        self.write(self.encode(state), BEGUN_AT)
 
     def settle(self, state: State) -> None:
         """Say that the index leads to it."""
-        self._write(self.encode(state), WRITTEN_AT)
+        self.write(self.encode(state), WRITTEN_AT)
 
     def publish(self, state: State) -> None:
         """Let everybody see the log up to there. Call it under the publication lock, after the flush."""
-        self._write(self.encode(state), PUBLISHED_AT)
+        self.write(self.encode(state), PUBLISHED_AT)
 
-    def set_splitting(self, is_splitting: bool) -> None:
-        """Say whether the table is being changed by several writes. Call it under the shard lock."""
-        self._write(_FLAG.pack(is_splitting), _SPLITTING_AT)
+    def set_changing(self, is_changing: bool) -> None:
+        """Say whether the table or a name is being changed in several steps. Call it under the shard lock.
+
+        Whoever takes the lock and finds it said makes page and table anew from the log.
+        """
+        self.write(_FLAG.pack(is_changing), _CHANGING_AT)
 
     def set_suspect(self, is_suspect: bool) -> None:
         """Say whether what is written above ``published`` could not be flushed. Call it under the publication lock.
 
         It holds for this boot only: after the next one, what can be read was on the disk.
         """
-        self._write(self._boot if is_suspect else bytes(8), _SUSPECT_AT)
+        self.write(self._boot if is_suspect else bytes(8), SUSPECT_AT)
 
     def set_flushing(self, number: int, end: int, end_before: int) -> None:
         """Tell those who wait which flush has begun, how far it reaches, and how far the one before it."""
-        self._write(_FLUSHING.pack(number, end, end_before), _FLUSHING_AT)
+        self.write(_FLUSHING.pack(number, end, end_before), FLUSHING_AT)
 
     def begin_anew(self, state: State) -> None:
         """Let this be the page of a log that nobody has written to yet."""
@@ -201,18 +205,26 @@ class ControlPage:
 
     def bind(self) -> None:
         """Say that the page is of this boot. Call it when the rest of it is right."""
-        self._write(self.binding, 0)
+        self.write(self.binding, 0)
 
     def void(self) -> None:
         """Say that nothing here can be relied on."""
-        self._write(bytes(_BINDING.size), 0)
+        self.write(bytes(_BINDING.size), 0)
+
+    def is_suspect(self, data: bytes) -> bool:
+        """Tell of a page that was read whether what is written above ``published`` must be given up."""
+        return data[SUSPECT] == self._boot
+
+    def proves(self, data: bytes) -> bool:
+        """Tell whether these bytes of the page are a whole state."""
+        return bool(zlib.crc32(data[: STATE.size]) == CHECKSUM.unpack_from(data, STATE.size)[0])
 
     def encode(self, state: State) -> bytes:
         """Return a state as it stands in the page."""
         known = self._encoded
         if known[1] is not state:
-            data = _STATE.pack(*state)
-            known = self._encoded = (data + _CHECKSUM.pack(zlib.crc32(data)), state)
+            data = STATE.pack(*state)
+            known = self._encoded = (data + CHECKSUM.pack(zlib.crc32(data)), state)
         return known[0]
 
     def decode(self, data: bytes) -> State | None:
@@ -222,9 +234,9 @@ class ControlPage:
             return known[1]
         if data == own[0]:
             return own[1]
-        if len(data) != _STATE_BYTES or zlib.crc32(data[: _STATE.size]) != _CHECKSUM.unpack_from(data, _STATE.size)[0]:
+        if len(data) != STATE_BYTES or zlib.crc32(data[: STATE.size]) != CHECKSUM.unpack_from(data, STATE.size)[0]:
             return None
-        state = State(*_STATE.unpack_from(data))
+        state = State(*STATE.unpack_from(data))
         if not state.end:
             return None  # a state of zeros
         self._known = (data, state)
@@ -236,7 +248,8 @@ class ControlPage:
         except OSError as error:
             raise StorageError.from_os(error, "read", self.path) from error
 
-    def _write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes, offset: int) -> None:
+        """Write some bytes of the page. Raises ``StorageError``."""
         try:
             if failpoints.armed:
                 failpoints.hit("control.write")

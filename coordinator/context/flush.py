@@ -10,24 +10,37 @@ above the published state is suspect from then on: nobody publishes it, and whoe
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.context.control import ControlPage, Progress, State
+from coordinator.context.control import (
+    FLUSHING_AT,
+    NO_FLAG,
+    PUBLISHED,
+    PUBLISHED_AT,
+    SUSPECT,
+    SUSPECT_AT,
+    WRITTEN,
+    ControlPage,
+    Progress,
+    State,
+)
 from coordinator.context.generation import Generation
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
-from coordinator.system.wakeup import EVERYBODY, Bell
+from coordinator.system.wakeup import EVERYBODY, Bell, Nap
 
+_REACH, _WAITED = struct.Struct("<QQQ24xQ56xQ"), struct.Struct("<8sQQQ8xQQQ")
 #: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
 LEAD_NAMES = ("lead-0", "lead-1")
 PUBLISH_NAME = "publish"
 #: More than there are flushes under way.
 FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
-_LEADER_TIMEOUT_S = 0.025
+_LEADER_NAP = Nap(0.025)
 #: Who has waited so long flushes without being asked: the leaders may be stopped. Two flushes of one log do no harm.
 _PATIENCE_S = 0.25
 
@@ -42,6 +55,11 @@ class Ticket(NamedTuple):
     offset: int
     end: int
     checksum: int
+
+
+def make_ticket(state: State, start: int = -1) -> Ticket:
+    """Return what waits for the last record of a state; ``start`` is where the caller's own records begin, if it is one."""
+    return Ticket(state.generation, state.cuts, start, state.end - state.length, state.end, state.checksum)
 
 
 class Doubt(Exception):
@@ -73,32 +91,36 @@ class GroupFlush:
             else:
                 if patience_s and time.monotonic() > patience_s and self._flush(ticket, generation, page, None):
                     return
-            seen = self._bell.values(self._word, FLUSH_WORDS)
-            progress = page.read_progress()
-            if _is_done(ticket, progress):
+            seen = self._bell.values(self._word)
+            index = _find_flush(ticket, page)
+            if index is None:
                 return
-            # The flush that makes it durable is one that has begun, or the next one.
-            number = progress.flush_number
-            if ticket.end <= progress.flush_end_before:
-                number -= 1
-            elif ticket.end > progress.flush_end:
-                number += 1
-            index = number % FLUSH_WORDS
             patience_s = patience_s or time.monotonic() + _PATIENCE_S
-            self._bell.wait(seen[index], _LEADER_TIMEOUT_S, self._word + index)
-            if _is_done(ticket, page.read_progress()):
+            self._bell.doze(seen[index], self._word + index, _LEADER_NAP)
+            if _find_flush(ticket, page) is None:
                 return
 
     def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
         """Flush what is written and publish it, giving the lead back between; tell whether the ticket's record is among it."""
         try:
-            before = page.read_progress()  # before the flush: what comes later may not be in it
-            if _is_done(ticket, before):
-                return True
-            published, written, number = before.published, before.written, before.flush_number + 1
-            if published is None or written is None or written.generation != generation.header.generation:
-                return False  # the log is being replaced
-            page.set_flushing(number, written.end, before.flush_end)
+            data = page.read()  # before the flush: what comes later may not be in it
+            written, identity = data[WRITTEN], data[PUBLISHED][:16]
+            published_end, end, number, flush_end = _find_reach(data)
+            if (
+                data[SUSPECT] != NO_FLAG
+                or identity != written[:16]
+                or identity != generation.identity_bytes
+                or published_end >= ticket.end
+                or not page.proves(written)
+            ):
+                before = page.read_progress()
+                if _is_done(ticket, before):
+                    return True
+                if before.written is None or before.written.generation != generation.header.generation:
+                    return False  # the log is being replaced
+                written, end = page.encode(before.written), before.written.end
+            number += 1
+            page.set_flushing(number, end, flush_end)
             try:
                 if failpoints.armed:
                     failpoints.hit("shard.flush")
@@ -109,28 +131,31 @@ class GroupFlush:
         finally:
             if lead is not None:
                 lead.release()
-        after = self._publish(page, written)
+        is_published, written_end = self._publish(page, written, end)
         # Who appended before that look may have found the lead taken; who appends after it finds it free.
-        if published.end != ticket.start or written.end != ticket.end:
+        if published_end != ticket.start or end != ticket.end:
             self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)  # it served others as well
-        if after.written is not None and after.written.end > written.end:
+        if written_end > end:
             self._bell.wake(self._word + (number + 1) % FLUSH_WORDS, 1)  # one whom the next flush serves, to lead it
-        return (after.published is written and written.end >= ticket.end) or _is_done(ticket, after)
+        return (is_published and end >= ticket.end) or _is_done(ticket, page.read_progress())
 
-    def _publish(self, page: ControlPage, state: State) -> Progress:
-        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile; return how far things are then."""
+    def _publish(self, page: ControlPage, written: bytes, end: int) -> tuple[bool, int]:
+        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile, or more is published.
+
+        Returns whether it did, and how far the log is written by now.
+        """
         self._acquire_publication()
         try:
-            progress = page.read_progress()
-            published = progress.published
-            if published is None or progress.is_suspect or published[:2] != state[:2] or published.end >= state.end:
-                return progress
+            data = page.read()
+            published_end, written_end, _, _ = _find_reach(data)
+            if page.is_suspect(data) or data[PUBLISHED][:16] != written[:16] or published_end >= end:
+                return False, written_end
             if failpoints.armed:
                 failpoints.hit("shard.publish")
-            page.publish(state)
+            page.write(written, PUBLISHED_AT)
         finally:
             self._publication.release()
-        return progress._replace(published=state)
+        return True, written_end
 
     def _acquire_publication(self) -> None:
         """Take the publication lock. It is held for microseconds, so who waits long meets a stopped process."""
@@ -160,6 +185,29 @@ class GroupFlush:
             page.set_suspect(True)
         finally:
             self._publication.release()
+
+
+def _find_reach(data: bytes) -> tuple[int, int, int, int]:
+    """Return how far the log is published and written, number and reach of the flush begun last. Hints: they may be torn."""
+    number, flush_end, _, published_end, written_end = _REACH.unpack_from(data, FLUSHING_AT)
+    return published_end, written_end, number, flush_end
+
+
+def _find_flush(ticket: Ticket, page: ControlPage) -> int | None:
+    """Return which of the words is rung when the record may be durable; ``None`` if it is. Raises ``Doubt``."""
+    data = page.read()
+    suspect, number, flush_end, flush_end_before, generation, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
+    is_usual = suspect == NO_FLAG and generation == ticket.generation and cuts == ticket.cuts
+    if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
+        return None
+    if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
+        return None
+    # The flush that makes it durable is one that has begun, or the next one.
+    if ticket.end <= flush_end_before:
+        number -= 1
+    elif ticket.end > flush_end:
+        number += 1
+    return int(number % FLUSH_WORDS)
 
 
 def _is_done(ticket: Ticket, progress: Progress) -> bool:

@@ -16,13 +16,12 @@ from pathlib import Path
 from coordinator.config import CHANGES_LIMIT_BYTES, HISTORY_LIMIT
 from coordinator.context import log
 from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Placed, Record
-from coordinator.context.control import State
+from coordinator.context.control import IDENTITY, State
 from coordinator.context.log import Scan
 from coordinator.context.table import Lookup, Slot, TableVoid, make_tag
 from coordinator.errors import StorageError
 
-#: Records that a process keeps at hand, of each shard. Arbitrary, and small against the process.
-RECENT_RECORDS_BYTES = 1 << 18
+_WORD = 0xFFFF_FFFF_FFFF_FFFF
 #: Looks at a slot whose record does not prove itself: it was being written. Arbitrary.
 _LOOKS = 100
 
@@ -44,6 +43,9 @@ class Standing:
 class Generation:
     """One generation of the log with the table that leads into it. Closed when the last reader lets go of it."""
 
+    #: What leads to the newest records. A generation is asked once it has one.
+    table: Lookup
+
     def __init__(self, path: Path) -> None:
         """Open the log. Raises ``Damaged``, ``FormatTooNew`` or ``StorageError``."""
         self.path = path
@@ -55,26 +57,26 @@ class Generation:
             raise StorageError.from_os(error, "look at", path) from error
         #: Which file it is: the one called ``log`` may be another by now.
         self.inode = (status.st_dev, status.st_ino)
-        #: The generation of the log, and of which count of cuts the table is.
-        self.identity = (self.header.generation, -1)
-        self._table: Lookup | None = None
+        #: What the checksums of its records begin with.
+        self.seed = self.header.seed
+        self._identify(-1)
         self.known_standing = Standing(0, {}, {}, {})
-        #: Records looked up last, by their place: what stands in a log never changes.
-        self._recent: dict[int, Placed] = {}
-        self._recent_bytes = 0
+        #: From this size of the log on it is to be seen what upkeep is due.
+        self.upkeep_at = 0
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
-    @property
-    def table(self) -> Lookup:
-        assert self._table is not None, "a generation is asked once it has its table"
-        return self._table
-
     def use(self, table: Lookup, cuts: int) -> None:
         """Answer by that table from now on."""
-        self._table, self.identity = table, (self.header.generation, cuts)
+        self.table = table
+        self._identify(cuts)
+
+    def _identify(self, cuts: int) -> None:
+        #: The generation of the log, and of which count of cuts the table is; also as a state in the page begins with it.
+        self.identity = (self.header.generation, cuts)
+        self.identity_bytes = IDENTITY.pack(self.header.generation, cuts & _WORD)
 
     # keys
 
@@ -118,9 +120,7 @@ class Generation:
             slot = Slot(-1, word)
             if slot.is_tombstone and slot.address < state.end:
                 continue  # a deletion that is newer than the state is not one yet
-            placed = self._recent.get(slot.address)
-            if placed is None and slot.address:
-                placed = log.find_record(self.fd, self.header, slot.address, self.path)
+            placed = self.find(slot.address)
             if placed is None:
                 if slot.address and slot.address < state.end:
                     raise log.damaged(self.path, "wrong-digest", f"has a damaged record at {slot.address}")
@@ -139,20 +139,7 @@ class Generation:
 
     def find(self, address: int) -> Placed | None:
         """Return the record at a place, ``None`` if none there proves itself."""
-        placed = self._recent.get(address)
-        if placed is None and address:
-            placed = log.find_record(self.fd, self.header, address, self.path)
-            if placed is not None:
-                self.remember(placed)
-        return placed
-
-    def remember(self, placed: Placed) -> None:
-        """Keep a record at hand that will be asked for."""
-        self._recent_bytes += placed.length
-        if self._recent_bytes > RECENT_RECORDS_BYTES:
-            self._recent, self._recent_bytes = {}, placed.length
-        if placed.length <= RECENT_RECORDS_BYTES:
-            self._recent[placed.offset] = placed
+        return log.find_record(self.fd, self.header, address, self.path) if address else None
 
     def _step_back(self, placed: Placed | None, end: int) -> Placed | None:
         while placed is not None and placed.offset >= end:

@@ -47,8 +47,9 @@ class OpenShard:
         self.appender = Appender(self.path)
         self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
         self._lock_timeout_s, self._clock = lock_timeout_s, clock
-        self._page: ControlPage | None = None
-        self._generation: Generation | None = None
+        #: The control page and the generation of the log, if they are open.
+        self.page: ControlPage | None = None
+        self.generation: Generation | None = None
         #: On a read-only file system: what was published there, and how the log was found.
         self._frozen: tuple[State | None, Generation, State] | None = None
         #: The shard's directory when the files in it were last found to be the open ones.
@@ -59,21 +60,11 @@ class OpenShard:
     def close(self) -> None:
         """Let go of everything."""
         with self._opening:
-            self._generation, self._page, self._frozen = None, None, None
-
-    @property
-    def page(self) -> ControlPage | None:
-        """The control page, if it is open."""
-        return self._page
-
-    @property
-    def generation(self) -> Generation | None:
-        """The generation of the log that is open, if any."""
-        return self._generation
+            self.generation, self.page, self._frozen = None, None, None
 
     def look(self) -> tuple[Generation, State]:
         """Return what is published by now. Raises ``Damaged``, ``StorageError`` or ``Busy``."""
-        page, generation = self._page, self._generation
+        page, generation = self.page, self.generation
         if page is not None and generation is not None:
             state = page.read_published()
             if state is not None and state[:2] == generation.identity:
@@ -85,7 +76,7 @@ class OpenShard:
         try:
             with self.alone() as page:
                 self.prepare(page)
-                generation, state = self._generation, page.read_published()
+                generation, state = self.generation, page.read_published()
                 assert generation is not None and state is not None, "a shard that was prepared is published"
                 return generation, state
         except StorageError as error:
@@ -99,12 +90,12 @@ class OpenShard:
     def forget(self, generation: Generation) -> None:
         """Have the table of a generation made anew, unless somebody did so meanwhile."""
         with self.alone() as page:
-            if self._generation is generation:
+            if self.generation is generation:
                 known = page.read_progress()
                 # Of another count of cuts it was made anew meanwhile; what is suspect is, with what that says of the log.
                 if not known.is_suspect and (known.written is None or known.written[:2] == generation.identity):
                     page.void()
-                self._generation = None
+                self.generation = None
                 self.prepare(page)
 
     @contextmanager
@@ -118,7 +109,7 @@ class OpenShard:
 
     def acquire(self) -> ControlPage:
         """Take the shard lock, against threads and processes. Raises ``Busy`` naming the holder."""
-        page = self._page
+        page = self.page
         if page is None or not page.is_writable:
             with self._opening:
                 page = self._open_page(to_write=True)
@@ -140,8 +131,8 @@ class OpenShard:
         """Return the page that is there now, having seen to it that the open files are still those of their names."""
         with self._opening:
             page = self._open_page(to_write=True)
-            if self._generation is not None and self._generation.inode != self._find_inode():
-                self._generation = None
+            if self.generation is not None and self.generation.inode != self._find_inode():
+                self.generation = None
                 page.void()
         self._names = names
         return page
@@ -161,12 +152,12 @@ class OpenShard:
 
     def prepare(self, page: ControlPage) -> tuple[Generation, State]:
         """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
-        published, state, begun, is_splitting, is_suspect = page.read_all()
-        if published is None or state is None or begun is None or is_splitting or is_suspect:
+        published, state, begun, is_changing, is_suspect = page.read_all()
+        if published is None or state is None or begun is None or is_changing or is_suspect:
             return self._remake(page)
         if not published[:2] == state[:2] == begun[:2]:
             return self._remake(page)
-        generation = self._generation
+        generation = self.generation
         if generation is None or generation.identity != state[:2] or not generation.is_writable:
             with self._opening:
                 generation = self._open_generation(state)
@@ -191,14 +182,14 @@ class OpenShard:
             self._remake(page)
             return
         with self._opening:
-            self._generation = generation
+            self.generation = generation
         page.begin(state)
         self.flush.replace(page, state)
 
     def _remake(self, page: ControlPage) -> tuple[Generation, State]:
         generation = remake.remake(self.path, self.header, page, self.flush, now_s=self._clock.wall_s())
         with self._opening:
-            self._generation, self._frozen = generation, None
+            self.generation, self._frozen = generation, None
         state = page.read_written()
         assert state is not None, "a page that was made anew is whole"
         self.appender.note(log.measure(generation.fd, self.path), state.end if generation.header.durable else 0)
@@ -216,13 +207,13 @@ class OpenShard:
         )
 
     def _open_page(self, *, to_write: bool = False) -> ControlPage:
-        page = self._page
+        page = self.page
         if page is not None and (page.is_removed() or (to_write and not page.is_writable)):
             # Removed, or the disk was read-only and perhaps is not any more.
-            page, self._generation = None, None
+            page, self.generation = None, None
         if page is None:
             self._check_directory()
-            page = self._page = ControlPage(self.directory / CONTROL_NAME)
+            page = self.page = ControlPage(self.directory / CONTROL_NAME)
         return page
 
     def _check_directory(self) -> os.stat_result:
@@ -254,7 +245,7 @@ class OpenShard:
 
     def _open_generation(self, state: State) -> Generation | None:
         """Open the log and table of that state; ``None`` if there is another log, or no such table. ``_opening`` is held."""
-        known = self._generation
+        known = self.generation
         if known is not None and known.identity == state[:2] and known.is_writable:
             return known
         generation = remake.open_generation(self.path, self.header)
@@ -264,7 +255,7 @@ class OpenShard:
             remake.open_table(generation, state.cuts)
         except TableVoid:
             return None
-        self._generation = generation
+        self.generation = generation
         return generation
 
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from coordinator.system.locks import LockFile
-from coordinator.system.wakeup import Bell
+from coordinator.system.wakeup import Bell, Nap
 
-_LONGEST_SLEEP_S = 0.01
+_NAP = Nap(0.01)
 
 
 class QueuedLock(LockFile):
@@ -30,12 +30,11 @@ class QueuedLock(LockFile):
             seen = self._bell.value(self._word)
             if self.try_acquire():
                 return True
-            rest_s = deadline_s - time.monotonic()
-            if rest_s <= 0:
+            if time.monotonic() >= deadline_s:
                 return False
-            self._bell.wait(seen, min(rest_s, _LONGEST_SLEEP_S), self._word)
+            self._bell.doze(seen, self._word, _NAP)
 
     def release(self) -> None:
         """Let the next one have it."""
-        super().release()
+        LockFile.release(self)
         self._bell.wake(self._word, 1)

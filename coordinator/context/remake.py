@@ -62,7 +62,7 @@ def remake(path: Path, wanted: Header, page: ControlPage, flush: GroupFlush, *, 
     open_table(generation, state.cuts)
     page.begin(state)
     flush.replace(page, state)  # 5. visible
-    page.set_splitting(False)
+    page.set_changing(False)
     page.bind()  # 6. relied upon
     return generation
 

@@ -18,25 +18,28 @@ Not promised: order between shards; anything about files deleted underneath open
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log
 from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record
-from coordinator.context.commit import append_usual
-from coordinator.context.control import ControlPage, State
-from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket
+from coordinator.context.commit import Make, Pending, append_usual
+from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, ControlPage, State
+from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
 from coordinator.context.open_shard import LOCK_NAME, OpenShard
-from coordinator.context.table import INDEX_NAME, Slot, TableVoid
+from coordinator.context.route import Route
+from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid
 from coordinator.context.upkeep import Upkeep
 from coordinator.errors import CrewkeepError, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
-from coordinator.system import files
+from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
 
@@ -50,18 +53,6 @@ LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, *LEAD_NAMES, compaction.COMPAC
 _REMAKES = 20
 #: Where changes were read last, remembered so many times.
 _CURSORS = 64
-
-
-class Pending(NamedTuple):
-    """What was appended, or why it was refused, and the state that has to be durable before anybody is told."""
-
-    records: list[Record]
-    refusal: CrewkeepError | None
-    #: Where the records begin.
-    start: int
-    state: State
-    generation: Generation
-    page: ControlPage
 
 
 class Shard(OpenShard):
@@ -94,14 +85,33 @@ class Shard(OpenShard):
 
     # reading
 
-    def get(self, key: str) -> Record | None:
+    def get(self, route: Route) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
+        page = self.page
+        if page is not None and not failpoints.armed:
+            try:
+                if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == route.published:
+                    return route.shown  # nothing was committed to the shard since
+            except OSError:
+                pass  # the careful way meets it again, and says what it is
 
         def find(generation: Generation, state: State) -> Record | None:
-            placed = generation.find_newest(key, state)
-            return None if placed is None else placed.record
+            placed = self._find(route, generation, state)
+            record = None if placed is None else placed.record
+            if page is not None and isinstance(generation.table, Table):
+                route.show(page.encode(state), record)
+            return record
 
         return self._ask(find)
+
+    def _find(self, route: Route, generation: Generation, state: State) -> Placed | None:
+        newest = route.find_written(generation)
+        if newest is not None and newest.end <= state.end:
+            return newest
+        slot, placed = generation.find_slot(route.key, state, route.tag)
+        if slot is not None and placed is not None and placed.offset == slot.address:
+            route.learn(generation.table, slot, placed)
+        return placed
 
     def list_history(self, key: str) -> list[Record]:
         """Return the kept versions of a key, newest first."""
@@ -172,86 +182,53 @@ class Shard(OpenShard):
                 self.make_durable(state, generation, page)
             yield
 
-    def begin(
-        self,
-        key: str,
-        tag: int,
-        make: Callable[[Record | None], bytes | None],
-        *,
-        expected_version: int | None,
-        writer: WriterLike | None,
-    ) -> Pending:
-        """Append the next version of a key: what ``make`` returns for the entry it met, a tombstone for ``None``.
+    def begin(self, route: Route, make: Make, expected_version: int | None) -> Pending:
+        """Append the next version of a key. ``expected_version=None`` takes any version.
 
-        ``tag`` is the key's (see ``make_tag``). ``make`` runs under the shard lock, perhaps twice, and must be quick.
-        ``expected_version=None`` takes any version. ``finish`` makes it a commit, or raises what it was refused for.
+        A function ``make`` runs under the shard lock, perhaps twice, and must be quick; what it may raise is
+        ``VersionConflict``. ``finish`` makes it a commit, or raises what it was refused for.
         Raises ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
         """
-
-        def decide(generation: Generation, state: State) -> Decision:
-            standing = generation.standing(state)
-            _check_epoch(standing, writer)
-            slot, newest = generation.find_slot(key, state, tag)
-            met = None if newest is None or newest.record.deleted else newest.record
-            version = met.version if met is not None else 0
-            if expected_version is not None and expected_version != version:
-                raise VersionConflict(key, expected_version, version)
-            value = make(met)
-            if value is None and met is None:
-                raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
-            record = Record(
-                ENTRY,
-                key,
-                value or b"",
-                value is None,
-                state.revision + 1,
-                (newest.record.version if newest is not None else 0) + 1,
-                writer.epoch if writer is not None else 0,
-                self._clock.wall_s(),
-                writer.session if writer is not None else "",
-                writer.name if writer is not None else "",
-                0,
-                newest.offset if newest is not None else 0,
-            )
-            if writer is None or standing.writers.get(writer.session, 0) >= writer.epoch:
-                return [record], slot, newest
-            # A write proves its epoch as well as a fence does.
-            proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
-            return [proof, record], slot, newest
-
         page = self.acquire()
         try:
-            generation = self.generation
-            if generation is not None and self._failed is None:
-                pending = self._append_usual(page, generation, key, tag, make, expected_version, writer)
+            if self._failed is None:
+                pending = append_usual(route, make, expected_version, self._clock.wall_s())
                 if pending is not None:
                     return pending
-            return self._append_carefully(page, decide)
+            return self._append_carefully(page, partial(self._decide, route, make, expected_version), route)
         finally:
             self.release()
 
-    def _append_usual(
-        self,
-        page: ControlPage,
-        generation: Generation,
-        key: str,
-        tag: int,
-        make: Callable[[Record | None], bytes | None],
-        expected_version: int | None,
-        writer: WriterLike | None,
-    ) -> Pending | None:
-        now_s, size = self._clock.wall_s(), self.appender.size
-        try:
-            done = append_usual(page, generation, key, tag, make, expected_version, writer, now_s, size)
-            if done is not None and not generation.header.durable:
-                page.publish(done[2])
-        except OSError as error:
-            self.appender.take_back(page, generation)
-            raise StorageError.from_os(error, "write", self.path) from error
-        if done is None:
-            return None
-        record, before, after = done
-        return Pending([record], None, before.end, after, generation, page)
+    def _decide(self, route: Route, make: Make, expected_version: int | None, generation: Generation, state: State) -> Decision:
+        key, writer, standing = route.key, route.writer, generation.standing(state)
+        _check_epoch(standing, writer)
+        slot, newest = generation.find_slot(key, state, route.tag)
+        met = None if newest is None or newest.record.deleted else newest.record
+        version = met.version if met is not None else 0
+        if expected_version is not None and expected_version != version:
+            raise VersionConflict(key, expected_version, version)
+        value = make if isinstance(make, bytes) else make(met)
+        if value is None and met is None:
+            raise NotFound(f"there is no key {key!r}", hint="`crewkeep context ls` lists the keys", key=key)
+        record = Record(
+            ENTRY,
+            key,
+            value or b"",
+            value is None,
+            state.revision + 1,
+            (newest.record.version if newest is not None else 0) + 1,
+            route.epoch,
+            self._clock.wall_s(),
+            route.session,
+            route.name,
+            0,
+            newest.offset if newest is not None else 0,
+        )
+        if writer is None or standing.writers.get(writer.session, 0) >= writer.epoch:
+            return [record], slot, newest
+        # A write proves its epoch as well as a fence does.
+        proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
+        return [proof, record], slot, newest
 
     def finish(self, pending: Pending) -> None:
         """Return once what was appended, and all before it, is durable and visible to everybody.
@@ -259,21 +236,19 @@ class Shard(OpenShard):
         Raises ``VersionConflict``, ``Superseded`` or ``NotFound`` if it was refused, once what it was refused for is durable;
         ``StorageError`` if it could not be made durable. Then nothing was written.
         """
-        if pending.generation.header.durable:
-            self.make_durable(pending.state, pending.generation, pending.page, pending.start)
+        ticket, generation = pending.ticket, pending.generation
+        if generation.header.durable:
+            self._wait(ticket, generation, pending.page)
         if pending.refusal is not None:
             raise pending.refusal
-        self.upkeep.after_commit(pending.state)
+        if ticket.end >= generation.upkeep_at:
+            self.upkeep.after_commit(generation, pending.page.decode(pending.state))
 
-    def find_written(self, key: str) -> Record | None:
+    def find_written(self, route: Route) -> Record | None:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
-
-        def find(generation: Generation, state: State) -> Record | None:
-            written = self.page.read_written() if self.page is not None else None
-            placed = generation.find_newest(key, written if written is not None and written[:2] == state[:2] else state)
-            return None if placed is None else placed.record
-
-        return self._ask(find)
+        generation = self.generation
+        placed = route.find_written(generation) if generation is not None and not failpoints.armed else None
+        return self.get(route) if placed is None else placed.record
 
     def fence(self, session: str, epoch: int) -> None:
         """Refuse writes of ``session`` below ``epoch`` from now on."""
@@ -300,7 +275,9 @@ class Shard(OpenShard):
             pending = self._append_carefully(page, decide)
         self.finish(pending)  # also where another has just appended it: it must be durable
 
-    def _append_carefully(self, page: ControlPage, decide: Callable[[Generation, State], Decision]) -> Pending:
+    def _append_carefully(
+        self, page: ControlPage, decide: Callable[[Generation, State], Decision], route: Route | None = None
+    ) -> Pending:
         """Append what ``decide`` decides on. Call it under the shard lock: 1. nobody else writes here."""
         if self._failed is not None:
             raise self._describe_failure(self._failed)
@@ -315,28 +292,27 @@ class Shard(OpenShard):
         if records:
             position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
             after = self.appender.append(generation, state, records, newest)  # 5. every byte into the log
-            self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
+            word = self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
             state = after
+            if route is not None and self.appender.last is not None:
+                route.learn(generation.table, Slot(position, word), self.appender.last)
+                route.standing = generation.standing(state)  # it has just been permitted by it
         if not generation.header.durable:
             page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
-        return Pending(records, refusal, start, state, generation, page)
+        return Pending(records[-1] if records else None, refusal, make_ticket(state, start), page.encode(state), generation, page)
 
-    def make_durable(self, state: State, generation: Generation, page: ControlPage, start: int = -1) -> None:
-        """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``.
-
-        ``start`` is where the caller's own records begin, if they end there.
-        """
+    def make_durable(self, state: State, generation: Generation, page: ControlPage) -> None:
+        """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
         if generation.header.durable:
-            offset = state.end - state.length
-            ticket = Ticket(state.generation, state.cuts, start, offset, state.end, state.checksum)
-            self._wait_durable(ticket, generation, page)
+            self._wait(make_ticket(state), generation, page)
             return
         try:
             files.sync_data(generation.fd)
         except OSError as error:
             raise self._describe_failure(error) from error
 
-    def _wait_durable(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
+    def _wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
+        """Return when a record is durable and published."""
         if ticket.end == HEADER_BYTES:
             return
         try:
@@ -369,7 +345,7 @@ class Shard(OpenShard):
                 errno=errno.EIO,
                 cause="EIO",
             )
-        self._wait_durable(ticket._replace(cuts=state.cuts), generation, page)
+        self._wait(ticket._replace(cuts=state.cuts), generation, page)
 
     def _describe_failure(self, failed: OSError) -> StorageError:
         error = StorageError.from_os(failed, "make durable", self.path)

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
@@ -19,16 +18,18 @@ from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import Record
+from coordinator.context.commit import Pending
 from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
 from coordinator.context.queue import QueuedLock
-from coordinator.context.shard import TURN_NAME, Pending, Shard
-from coordinator.context.table import TableVoid, make_tag
+from coordinator.context.route import Route
+from coordinator.context.shard import TURN_NAME, Shard
+from coordinator.context.table import TableVoid
 from coordinator.context.values import decode_value, encode_value
-from coordinator.context.watch import TURN_WORD, find_word, list_words
-from coordinator.errors import CrewkeepError, Damaged, InvalidInput, Refused
+from coordinator.context.watch import TURN_WORD, find_word
+from coordinator.errors import CrewkeepError, Damaged, InvalidInput, Refused, VersionConflict
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.mounts import NETWORK_FILE_SYSTEMS, find_file_system
 from coordinator.system.wakeup import WORDS, Bell
@@ -43,14 +44,6 @@ _ROUTES = 2048
 _TURN_TIMEOUT_S = 1.0
 
 
-class Route(NamedTuple):
-    """Where a key leads: its shard, its hash in the shard's table, the numbers of the bell that its commits ring."""
-
-    shard: Shard
-    tag: int
-    words: tuple[int, ...]
-
-
 class SharedContext(ContextBase):
     """A context that any number of processes have open. Any thread may use it; after a fork, the child may as well."""
 
@@ -58,6 +51,7 @@ class SharedContext(ContextBase):
         self, directory: Path, header: meta.Meta, writer: WriterLike | None, lock_timeout_s: float, clock: Clock
     ) -> None:
         """Not for calling: see ``open``."""
+        self._routes: dict[str, Route] = {}
         super().__init__(writer)
         self.directory = directory
         self.durability: Durability = "durable" if header.durable else "process"
@@ -77,7 +71,6 @@ class SharedContext(ContextBase):
         self._turns = [
             QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards
         ]
-        self._routes: dict[str, Route] = {}
         _CONTEXTS.add(self)
 
     @classmethod
@@ -117,23 +110,24 @@ class SharedContext(ContextBase):
             raise InvalidInput(f"{path} was made with durability {was!r}", hint=f"open it with durability={was!r}")
         return cls(path, found, writer, lock_timeout_s, clock)
 
+    def adopt(self, writer: WriterLike | None) -> None:
+        super().adopt(writer)
+        self._routes = {}
+
+    def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
+        route = self._find_route(key)
+        return self._finish(route, route.shard.begin(route, data, expected_version))
+
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
         route = self._find_route(key)
-        return self._finish(route, self._begin(route, key, make, expected_version))
-
-    def _begin(self, route: Route, key: str, make: Make, expected_version: int | None) -> Pending:
-        return route.shard.begin(
-            key,
-            route.tag,
-            lambda met: make(None if met is None else met.value),
-            expected_version=expected_version,
-            writer=self.writer,
-        )
+        pending = route.shard.begin(route, lambda met: make(None if met is None else met.value), expected_version)
+        return self._finish(route, pending)
 
     def _finish(self, route: Route, pending: Pending) -> Entry:
         route.shard.finish(pending)
         self._bell.ring(*route.words)
-        return _to_entry(pending.records[-1])
+        assert pending.record is not None, "what was not refused was appended"
+        return _to_entry(pending.record)
 
     def _find_route(self, key: str) -> Route:
         self._check_open()
@@ -141,8 +135,7 @@ class SharedContext(ContextBase):
         if route is None:
             if len(self._routes) >= _ROUTES:
                 self._routes = {}
-            shard = self._shards[find_shard(key, len(self._shards))]
-            route = self._routes[key] = Route(shard, make_tag(key), tuple(list_words(key)))
+            route = self._routes[key] = Route(key, self._shards[find_shard(key, len(self._shards))], self.writer)
         return route
 
     def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
@@ -151,18 +144,25 @@ class SharedContext(ContextBase):
         turn = self._turns[route.shard.number]
         is_ours = turn.acquire(min(_TURN_TIMEOUT_S, self._lock_timeout_s))
         try:
-            record = route.shard.find_written(key)
-            met = None if record is None or record.deleted else _to_entry(record)
-            data = encode_value(make(met))
-            pending = self._begin(route, key, lambda _: data, met.version if met else 0)
+            found = route.shard.find_written(route)
+            base = None if found is None or found.deleted else found
+            data = encode_value(make(None if base is None else _to_entry(base)))
+
+            def swap(met: Record | None) -> bytes:
+                # The very same record: one that was given up may have had the same version.
+                if met != base:
+                    raise VersionConflict(key, base.version if base else 0, met.version if met else 0)
+                return data
+
+            pending = route.shard.begin(route, swap, None)
         finally:
             if is_ours:
                 turn.release()
         return self._finish(route, pending)
 
     def get(self, key: str) -> Entry | None:
-        key = check_key(key)
-        record = self._shard(key).get(key)
+        route = self._find_route(check_key(key))
+        record = route.shard.get(route)
         return None if record is None or record.deleted else _to_entry(record)
 
     def get_version(self, key: str, version: int) -> Entry | None:

@@ -150,7 +150,7 @@ class Table:
         """
         place = None if anew else self.places.get(tag)
         if place is not None:
-            word, known = SLOT.unpack(self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0"))
+            word, known = SLOT.unpack(self.read_slot(place))
             if known == tag:
                 return [Slot(place, word)]
         position, page = self._find_bucket(tag)
@@ -164,6 +164,10 @@ class Table:
             if found or self._read(position, 8) == page[:8]:
                 return found
             position, page = self._find_bucket(tag)
+
+    def read_slot(self, place: int) -> bytes:
+        """Return the slot there as it stands in the file; zeros where there is none."""
+        return self._read(place, _SLOT_BYTES).ljust(_SLOT_BYTES, b"\0")
 
     def iter_words(self, prefix: str = "") -> Iterator[int]:
         """Yield the words of all slots whose keys may begin with ``prefix``, in no order.

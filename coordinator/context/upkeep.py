@@ -13,6 +13,7 @@ from coordinator.config import SAVE_EVERY_BYTES
 from coordinator.context import compaction, saved
 from coordinator.context.compaction import COMPACTION_NAME
 from coordinator.context.control import State
+from coordinator.context.generation import Generation
 from coordinator.context.table import Table, TableVoid
 from coordinator.errors import Busy, Damaged, StorageError
 from coordinator.system.locks import LockFile
@@ -34,8 +35,11 @@ class Upkeep:
         self._next_save = (0, 0)
         self._thread: threading.Thread | None = None
 
-    def after_commit(self, state: State) -> None:
-        """Do what is due. Never raises: the commit that it follows is done."""
+    def after_commit(self, generation: Generation, state: State | None) -> None:
+        """Do what is due now that a commit ends at ``state``, and say when to look again. Never raises: the commit is done."""
+        if state is None:
+            return
+        generation.upkeep_at = state.end + state.end // 16
         if not self._is_due(state) or (self._thread is not None and self._thread.is_alive()):
             return
         if state.end <= _AT_ONCE_BYTES:

@@ -100,62 +100,38 @@ class LockFile:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free at this moment; tell whether it was. Raises ``StorageError``."""
-        if not self._mine.acquire(blocking=False):
+        if not self._mine.acquire(False):
             return False
-        is_held = False
-        try:
-            is_held = self._try()
-        finally:
-            if not is_held:
-                self._mine.release()
-        return is_held
-
-    def _try(self) -> bool:
         try:
             if self._fd < 0:
                 self._fd = open_lock(self.path)
             if failpoints.armed:
                 failpoints.hit("locks.flock")
             fcntl.flock(self._fd, _TRY)
-            if not self._may_go or os.fstat(self._fd).st_nlink:
-                return True
-            os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
-            self._fd = -1
-            return self._try()
         except BlockingIOError:
+            self._mine.release()
             return False
-        except StorageError:
+        except BaseException as error:
+            self._mine.release()
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise StorageError.from_os(error, "lock", self.path) from error
             raise
-        except OSError as error:
-            raise StorageError.from_os(error, "lock", self.path) from error
+        return not self._may_go or self._is_there() or self.try_acquire()
+
+    def _is_there(self) -> bool:
+        """Tell whether the file that is locked is still the one that others open; if not, the lock is given back."""
+        if os.fstat(self._fd).st_nlink:
+            return True
+        os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
+        self._fd = -1
+        self._mine.release()
+        return False
 
     def acquire(self, timeout_s: float) -> bool:
         """Take the lock, waiting up to ``timeout_s``; tell whether it is held now. Raises ``StorageError``."""
-        if not self._mine.acquire(timeout=timeout_s) if timeout_s > 0 else not self._mine.acquire(blocking=False):
-            return False
-        is_held = False
-        try:
-            is_held = self._acquire(timeout_s)
-        finally:
-            if not is_held:
-                self._mine.release()
-        return is_held
-
-    def release(self) -> None:
-        """Give the lock back."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # said aloud: a forked child has a copy, and closing ours would not do
-        finally:
-            self._mine.release()
-
-    def _acquire(self, timeout_s: float) -> bool:
         deadline_s, pause_s, looks = 0.0, _FIRST_PAUSE_S, 0
-        while True:
-            if self._try():
-                return True
+        while not self.try_acquire():
             looks += 1
-            if timeout_s <= 0:
-                return False
             now_s = time.monotonic()
             deadline_s = deadline_s or now_s + timeout_s
             if now_s >= deadline_s:
@@ -165,6 +141,14 @@ class LockFile:
             else:
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # said aloud: a forked child has a copy, and closing ours would not do
+        finally:
+            self._mine.release()
 
     def _reset(self) -> None:
         self._mine = threading.Lock()

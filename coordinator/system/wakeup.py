@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import struct
 import sys
 import threading
 import time
@@ -32,10 +33,15 @@ WORDS = 1024
 #: The fallback looks so often, more often at first.
 _FIRST_POLL_S, _POLL_S = 0.0005, 0.01
 _PAGE_BYTES = 4096
+_FOUR = struct.Struct("=4I")
 _WAIT, _WAKE_OP = 0, 5
 #: FUTEX_OP_ADD of 1, comparison "== 0": encoded as <linux/futex.h> says.
 _ADD_ONE = (1 << 28) | (0 << 24) | (1 << 12) | 0
 EVERYBODY = 0x7FFFFFFF
+#: What a futex call may say without anything being wrong.
+_USUAL = frozenset((errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT))
+#: So often at most a ringer looks whether the bell is still the file that others wait for. Arbitrary.
+_LOOK_EVERY_S = 0.1
 #: The number of the system call, by processor; 64-bit processes only (32-bit ones have two futex calls).
 _FUTEX_CALLS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238, "loongarch64": 98}
 
@@ -53,6 +59,7 @@ class Bell:
         self._closed = False
         #: Numbers that threads of this process wait for at present, each as often as there are such threads.
         self._waiting: list[int] = []
+        self._next_look_s = 0.0
         self._fd = -1
         self._page: ctypes.Array[ctypes.c_char] | None = None
         self._open()
@@ -71,31 +78,46 @@ class Bell:
             data = b""
         return int.from_bytes(data, sys.byteorder) if len(data) == 4 else 0
 
-    def values(self, word: int, count: int) -> tuple[int, ...]:
-        """Return some numbers that stand side by side, as they are now."""
+    def values(self, word: int) -> tuple[int, ...]:
+        """Return this number and the three that stand behind it, as they are now."""
         try:
-            data = os.pread(self._fd, 4 * count, 4 * word) if self._fd >= 0 else b""
-        except OSError:
-            data = b""
-        return tuple(memoryview(data.ljust(4 * count, b"\0")).cast("I"))
+            return _FOUR.unpack(os.pread(self._fd, _FOUR.size, 4 * word))
+        except (OSError, struct.error):
+            return (0, 0, 0, 0)
 
-    def ring(self, *words: int, waiters: int = EVERYBODY) -> None:
-        """Raise numbers by one (the first if none is named) and wake who waits for them, each ``waiters`` at most.
+    def ring(self, *words: int) -> None:
+        """Raise numbers by one (the first if none is named) and wake everybody who waits for them.
 
         Never blocks, never fails: who misses it looks by itself.
         """
         if self._closed:
             return
-        if not self._is_whole():
-            self._mend()
+        if (now_s := time.monotonic()) >= self._next_look_s:
+            self._next_look_s = now_s + _LOOK_EVERY_S
+            if not self._is_whole():
+                self._mend()
         for word in words or (0,):
-            if self._futex(_WAKE_OP, waiters, _ADD_ONE, word=word) < 0:
-                self._raise_by_hand(word)
+            self.wake(word, EVERYBODY)
 
     def wake(self, word: int, waiters: int) -> None:
-        """Like ``ring`` for one number, a microsecond quicker: without a look whether the file is still whole."""
-        if self._futex(_WAKE_OP, waiters, _ADD_ONE, word=word) < 0 and not self._closed:
+        """Raise a number by one and wake so many of those who wait for it, without a look whether the file is still whole."""
+        page = self._page  # keeps the mapping alive for the length of the call
+        if page is not None:
+            address = self._address + 4 * word
+            if _syscall(_CALL, address, _WAKE_OP, waiters, None, address, _ADD_ONE) >= 0:
+                return
+        if not self._closed:
             self._raise_by_hand(word)
+
+    def doze(self, seen: int, word: int, nap: Nap) -> None:
+        """Wait until the number differs from ``seen``, or about so long, or for no reason: who calls it looks again anyway."""
+        page = self._page
+        if page is None:
+            time.sleep(_FIRST_POLL_S)
+        elif _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0) < 0:
+            if ctypes.get_errno() not in _USUAL:
+                self._mend()  # the page is gone below us
+                time.sleep(_FIRST_POLL_S)
 
     def wait(self, seen: int, timeout_s: float, word: int = 0) -> int:
         """Wait until the number differs from ``seen``, at most ``timeout_s``; return it. Closing ends the wait."""
@@ -120,7 +142,7 @@ class Bell:
             if self._page is not None:
                 # A ring, since a waiter cannot be woken alone; to others it means nothing, as any ring may.
                 for word in self._waiting:
-                    self._futex(_WAKE_OP, EVERYBODY, _ADD_ONE, word=word)
+                    self.wake(word, EVERYBODY)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -141,13 +163,8 @@ class Bell:
             if self._page is None:
                 time.sleep(min(rest_s, pause_s))
                 pause_s = min(pause_s * 2, _POLL_S)
-            elif self._futex(_WAIT, seen, 0, rest_s, word=word) < 0 and ctypes.get_errno() not in (
-                errno.EAGAIN,
-                errno.EINTR,
-                errno.ETIMEDOUT,
-            ):
-                self._mend()  # the page is gone below us
-                time.sleep(min(rest_s, _POLL_S))
+            else:
+                self.doze(seen, word, Nap(rest_s))
         return seen
 
     def _open(self) -> None:
@@ -197,15 +214,6 @@ class Bell:
             return False
         return status.st_nlink > 0 and (status.st_size >= _PAGE_BYTES or not self._writable)
 
-    def _futex(self, operation: int, number: int, third: int, timeout_s: float | None = None, *, word: int) -> int:
-        """Do one futex call on the page; the interpreter's lock is free meanwhile. Returns -1 with ``errno`` set."""
-        page = self._page  # keeps the mapping alive for the length of the call
-        if page is None or _CALL is None:
-            return -1
-        address = self._address + 4 * word
-        timeout = None if timeout_s is None else ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
-        return int(_LIBRARY.syscall(_CALL, address, operation, number, timeout, address, third))
-
     def _raise_by_hand(self, word: int) -> None:
         """The fallback without futexes: the file's lock keeps two ringers apart."""
         if not self._writable:
@@ -226,6 +234,13 @@ class Bell:
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+class Nap:
+    """How long to doze at most."""
+
+    def __init__(self, seconds: float) -> None:
+        self.pointer = ctypes.byref(_Timespec(int(seconds), int(seconds % 1 * 1e9)))
 
 
 def _map(fd: int) -> ctypes.Array[ctypes.c_char]:
@@ -256,5 +271,5 @@ def _open_library() -> ctypes.CDLL:
     return library
 
 
-_LIBRARY = _open_library()
+_syscall = _open_library().syscall
 _CALL = _find_futex_call(os.uname().machine)

@@ -1020,7 +1020,7 @@ def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Mo
             return flush(self, ticket, generation, page, lead)
         if lead is not None:
             lead.release()
-        return self._publish(page, written).published == written
+        return self._publish(page, page.encode(written), written.end)[0]
 
     monkeypatch.setattr(GroupFlush, "_flush", forget_to)
     _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")

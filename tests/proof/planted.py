@@ -267,7 +267,7 @@ BUGS: dict[str, Bug] = {
     "what is published goes back": _bug("crew", _edit("context.flush", " or published.end >= state.end:", ":")),
     # growing
     "death in the middle of a split is not noticed": _bug(
-        "kill growth", _edit("context.append", "            page.set_splitting(True)\n")
+        "kill growth", _edit("context.append", "            page.set_changing(True)\n")
     ),
     "a split leaves what it moves where it was": _bug(
         "crash growth", _edit("context.table", "        self._write(bytes(stays), position)\n")
