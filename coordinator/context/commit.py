@@ -8,10 +8,12 @@ one place for each of them, and it is not here.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from coordinator.config import HISTORY_LIMIT
 from coordinator.context.codec import CHECKED_FROM, ENTRY, RECORD_BYTES, RECORD_HEAD, RECORD_MARK, SEEDED_RECORD, Placed, Record
@@ -23,6 +25,7 @@ from coordinator.context.control import (
     PUBLISHED_AT,
     READ_BYTES,
     STATE,
+    STATE_BYTES,
     WRITTEN,
     WRITTEN_AT,
     ControlPage,
@@ -31,34 +34,29 @@ from coordinator.context.flush import Ticket
 from coordinator.context.generation import Generation
 from coordinator.context.route import KEPT_BYTES, Route
 from coordinator.context.table import ADDRESS, SLOT, TOMBSTONE
-from coordinator.errors import CrewkeepError, StorageError
-from coordinator.system import failpoints, files
+from coordinator.errors import CrewkeepError, StorageError, VersionConflict
+from coordinator.system import failpoints
 
 #: What the new value is, or what makes it of the newest record (``None``: there is none); it returns ``None`` to delete.
 Make = bytes | Callable[[Record | None], bytes | None]
+#: Makes a named tuple of a tuple: its own constructor is a function of Python's.
+_new: Any = tuple.__new__
 _IDENTITY, _PUBLISHED_END = slice(PUBLISHED_AT, PUBLISHED_AT + 16), struct.Struct("<Q")
 
 
-class Pending:
+class Pending(NamedTuple):
     """What was appended, or why it was refused, and what has to be durable before anybody is told."""
 
-    __slots__ = ("generation", "page", "record", "refusal", "state", "ticket")
-
-    def __init__(
-        self,
-        record: Record | None,
-        refusal: CrewkeepError | None,
-        ticket: Ticket,
-        state: bytes,
-        generation: Generation,
-        page: ControlPage,
-    ) -> None:
-        """``state`` is what the log is written up to, as it stands in the page."""
-        self.record, self.refusal, self.ticket = record, refusal, ticket
-        self.state, self.generation, self.page = state, generation, page
+    record: Record | None
+    refusal: CrewkeepError | None
+    ticket: Ticket
+    #: What the log is written up to, as it stands in the page.
+    state: bytes
+    generation: Generation
+    page: ControlPage
 
 
-def append_usual(route: Route, make: Make, expected_version: int | None, now_s: float) -> Pending | None:
+def append_usual(route: Route, make: Make, expected_version: int | None) -> Pending | None:
     """Append the next version of a key and let the table lead to it; ``None``: nothing was done, take the careful way.
 
     Call it under the shard lock. Raises ``StorageError``: nothing was written.
@@ -92,7 +90,7 @@ def append_usual(route: Route, make: Make, expected_version: int | None, now_s: 
         if value is None:
             return None
         # 3. every byte into the log
-        epoch, sizes = route.epoch, route.sizes
+        epoch, sizes, now_s = route.epoch, route.sizes, shard.wall_s()
         flushed = _PUBLISHED_END.unpack_from(data, PUBLISHED_AT + 16)[0] if generation.header.durable else 0
         texts = route.texts
         length = RECORD_BYTES + len(texts) + len(value)
@@ -105,7 +103,7 @@ def append_usual(route: Route, make: Make, expected_version: int | None, now_s: 
         checksum = zlib.crc32(body, generation.seed)
         if os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start) != length:
             return None
-    except OSError:
+    except (OSError, VersionConflict):
         return None  # the careful way meets it again, and says what it is
     kept_bytes += length if version <= HISTORY_LIMIT else length - length_before
     state = STATE.pack(number, cuts, end, revision, standing_at, kept_bytes if kept_bytes > 0 else 0, checksum, length)
@@ -113,17 +111,22 @@ def append_usual(route: Route, make: Make, expected_version: int | None, now_s: 
     word, tag = SLOT.unpack(route.slot)
     slot = SLOT.pack(word & ~ADDRESS & ~TOMBSTONE | start, tag)
     try:
-        files.write_all_at(page.fd, state, BEGUN_AT)  # 4. announced
-        files.write_all_at(table.fd, slot[:8], route.place)  # 5. the table leads to it
-        files.write_all_at(page.fd, state, WRITTEN_AT)
+        is_whole = os.pwrite(page.fd, state, BEGUN_AT) == STATE_BYTES  # 4. announced
+        is_whole &= os.pwrite(table.fd, slot[:8], route.place) == 8  # 5. the table leads to it
+        is_whole &= os.pwrite(page.fd, state, WRITTEN_AT) == STATE_BYTES
         if not generation.header.durable:
-            files.write_all_at(page.fd, state, PUBLISHED_AT)  # 6. visible to everybody
+            is_whole &= os.pwrite(page.fd, state, PUBLISHED_AT) == STATE_BYTES  # 6. visible to everybody
+        if not is_whole:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         shard.appender.take_back(page, generation)
         raise StorageError.from_os(error, "write", shard.path) from error
-    record = Record(ENTRY, route.key, value, False, revision, version, epoch, now_s, route.session, route.name, 0, before)
+    record = _new(Record, (ENTRY, route.key, value, False, revision, version, epoch, now_s, route.session, route.name, 0, before))
     if length <= KEPT_BYTES:
-        route.slot, route.newest = slot, Placed(record, start, length, checksum, previous, previous_length, flushed)
+        newest = _new(Placed, (record, start, length, checksum, previous, previous_length, flushed))
+        route.table, route.slot, route.newest = table, slot, newest
     else:
         route.table = None
-    return Pending(record, None, Ticket(number, cuts, start, start, end, checksum), state, generation, page)
+    ticket = _new(Ticket, (number, cuts, start, start, end, checksum))
+    pending: Pending = _new(Pending, (record, None, ticket, state, generation, page))
+    return pending

@@ -128,7 +128,11 @@ class ControlPage:
 
     def read(self) -> bytes:
         """Return the page as it is, whatever it is worth; what is missing is zeros. Raises ``StorageError``."""
-        return self._read(0, READ_BYTES).ljust(READ_BYTES, b"\0")
+        try:
+            data = os.pread(self.fd, READ_BYTES, 0)
+        except OSError as error:
+            raise StorageError.from_os(error, "read", self.path) from error
+        return data if len(data) == READ_BYTES else data.ljust(READ_BYTES, b"\0")
 
     def read_published(self) -> State | None:
         """Return what may be shown, ``None`` if that is not known."""

@@ -11,10 +11,10 @@ above the published state is suspect from then on: nobody publishes it, and whoe
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 from typing import NamedTuple
 
+from coordinator.context.codec import HEADER_BYTES
 from coordinator.context.control import (
     FLUSHING_AT,
     NO_FLAG,
@@ -41,8 +41,8 @@ PUBLISH_NAME = "publish"
 FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
 _LEADER_NAP = Nap(0.025)
-#: Who has waited so long flushes without being asked: the leaders may be stopped. Two flushes of one log do no harm.
-_PATIENCE_S = 0.25
+#: Who has woken so often in vain flushes without being asked: the leaders may be stopped. More flushes do no harm.
+_PATIENCE = 10
 
 
 class Ticket(NamedTuple):
@@ -81,7 +81,9 @@ class GroupFlush:
 
     def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
-        patience_s = 0.0
+        naps = 0
+        if ticket.end == HEADER_BYTES:
+            return  # there is nothing in the log
         while True:
             for lead in self._leads:
                 if lead.try_acquire():
@@ -89,14 +91,14 @@ class GroupFlush:
                         return
                     break
             else:
-                if patience_s and time.monotonic() > patience_s and self._flush(ticket, generation, page, None):
+                if naps > _PATIENCE and self._flush(ticket, generation, page, None):
                     return
             seen = self._bell.values(self._word)
             index = _find_flush(ticket, page)
             if index is None:
                 return
-            patience_s = patience_s or time.monotonic() + _PATIENCE_S
             self._bell.doze(seen[index], self._word + index, _LEADER_NAP)
+            naps += 1
             if _find_flush(ticket, page) is None:
                 return
 

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.wakeup import Bell
 
 LOCK_NAME, CONTROL_NAME = "lock", "control"
+#: Two changes of a directory may have the same time if they are this close. Arbitrary; the kernel's ticks are up to 10 ms.
+_COARSE_S = 0.1
 #: Looks at a log that compaction replaces again and again, before the lock settles it. Arbitrary.
 _REOPENS = 20
 
@@ -42,11 +45,11 @@ class OpenShard:
     def __init__(self, directory: Path, number: int, header: Header, bell: Bell, *, lock_timeout_s: float, clock: Clock) -> None:
         """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
         self.directory, self.number, self.header = directory, number, header
-        self.path = directory / LOG_NAME
+        self.path, self._place = directory / LOG_NAME, str(directory)
         self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
         self.appender = Appender(self.path)
-        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number)
-        self._lock_timeout_s, self._clock = lock_timeout_s, clock
+        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number, may_go=False)
+        self._lock_timeout_s, self.wall_s = lock_timeout_s, clock.wall_s
         #: The control page and the generation of the log, if they are open.
         self.page: ControlPage | None = None
         self.generation: Generation | None = None
@@ -115,26 +118,36 @@ class OpenShard:
                 page = self._open_page(to_write=True)
         if not page.is_writable:
             raise remake.read_only(page.path)
-        if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):
-            raise self._busy()
-        try:
-            # Only the directory is asked each time. To ask a file that is written to for its times would make the next write
-            # note them exactly, and the next flush write them too: half as long again.
-            status = self._check_directory()
-            names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-            return page if names == self._names else self._look_at_names(page, names)
-        except BaseException:
-            self._lock.release()
-            raise
+        while True:
+            if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):
+                raise self._busy()
+            try:
+                # Only the directory is asked each time. To ask a file that is written to for its times would make the next
+                # write note them exactly, and the next flush write them too: half as long again.
+                status = os.stat(self._place)
+                if (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) == self._names:
+                    return page
+                if self._lock.is_there():
+                    return self._look_at_names(status)
+            except FileNotFoundError as error:
+                self._lock.release()
+                raise damaged(self.directory, "missing", "is missing") from error
+            except BaseException:
+                self._lock.release()
+                raise
 
-    def _look_at_names(self, page: ControlPage, names: tuple[int, int, int]) -> ControlPage:
+    def _look_at_names(self, status: os.stat_result) -> ControlPage:
         """Return the page that is there now, having seen to it that the open files are still those of their names."""
+        if not stat.S_ISDIR(status.st_mode):
+            raise damaged(self.directory, "wrong-shape", "is not a directory")
         with self._opening:
             page = self._open_page(to_write=True)
             if self.generation is not None and self.generation.inode != self._find_inode():
                 self.generation = None
                 page.void()
-        self._names = names
+        # Where the times are coarse, another change may have the same one.
+        settled = abs(time.time() - status.st_mtime) > _COARSE_S
+        self._names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) if settled else None
         return page
 
     def _find_inode(self) -> tuple[int, int]:
@@ -187,7 +200,7 @@ class OpenShard:
         self.flush.replace(page, state)
 
     def _remake(self, page: ControlPage) -> tuple[Generation, State]:
-        generation = remake.remake(self.path, self.header, page, self.flush, now_s=self._clock.wall_s())
+        generation = remake.remake(self.path, self.header, page, self.flush, now_s=self.wall_s())
         with self._opening:
             self.generation, self._frozen = generation, None
         state = page.read_written()
@@ -212,20 +225,17 @@ class OpenShard:
             # Removed, or the disk was read-only and perhaps is not any more.
             page, self.generation = None, None
         if page is None:
-            self._check_directory()
+            self._look_at_directory()
             page = self.page = ControlPage(self.directory / CONTROL_NAME)
         return page
 
-    def _check_directory(self) -> os.stat_result:
+    def _look_at_directory(self) -> os.stat_result:
         try:
-            status = os.stat(self.directory)
+            return os.stat(self._place)
         except FileNotFoundError as error:
             raise damaged(self.directory, "missing", "is missing") from error
         except OSError as error:
             raise StorageError.from_os(error, "look at", self.directory) from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise damaged(self.directory, "wrong-shape", "is not a directory")
-        return status
 
     def _reopen(self) -> tuple[Generation, State] | None:
         """Open what is published; ``None`` if that takes the shard lock. Call it with ``_opening`` held."""

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Placed, Record
+from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Header, Placed, Record
 from coordinator.context.commit import Make, Pending, append_usual
 from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, ControlPage, State
 from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
@@ -35,6 +35,7 @@ from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
 from coordinator.context.open_shard import LOCK_NAME, OpenShard
+from coordinator.context.queue import QueuedLock
 from coordinator.context.route import Route
 from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid
 from coordinator.context.upkeep import Upkeep
@@ -182,22 +183,28 @@ class Shard(OpenShard):
                 self.make_durable(state, generation, page)
             yield
 
-    def begin(self, route: Route, make: Make, expected_version: int | None) -> Pending:
-        """Append the next version of a key. ``expected_version=None`` takes any version.
+    def commit(self, route: Route, make: Make, expected_version: int | None, turn: QueuedLock | None = None) -> Record:
+        """Write the next version of a key; when this returns, it and all before it are durable and visible to everybody.
 
-        A function ``make`` runs under the shard lock, perhaps twice, and must be quick; what it may raise is
-        ``VersionConflict``. ``finish`` makes it a commit, or raises what it was refused for.
-        Raises ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
+        ``expected_version=None`` takes any version. A function ``make`` runs under the shard lock, perhaps twice, and must be
+        quick; what it may raise is ``VersionConflict``. ``turn`` is given back once the next one can build on the record.
+        Raises ``VersionConflict``, ``Superseded`` or ``NotFound`` if it is refused, once what it is refused for is durable;
+        ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
         """
-        page = self.acquire()
         try:
-            if self._failed is None:
-                pending = append_usual(route, make, expected_version, self._clock.wall_s())
-                if pending is not None:
-                    return pending
-            return self._append_carefully(page, partial(self._decide, route, make, expected_version), route)
+            page = self.acquire()
+            try:
+                pending = append_usual(route, make, expected_version) if self._failed is None else None
+                if pending is None:
+                    pending = self._append_carefully(page, partial(self._decide, route, make, expected_version), route)
+            finally:
+                self._lock.release()
         finally:
-            self.release()
+            if turn is not None:
+                turn.release()
+        record = self.finish(pending)
+        assert record is not None, "what was not refused was appended"
+        return record
 
     def _decide(self, route: Route, make: Make, expected_version: int | None, generation: Generation, state: State) -> Decision:
         key, writer, standing = route.key, route.writer, generation.standing(state)
@@ -218,7 +225,7 @@ class Shard(OpenShard):
             state.revision + 1,
             (newest.record.version if newest is not None else 0) + 1,
             route.epoch,
-            self._clock.wall_s(),
+            self.wall_s(),
             route.session,
             route.name,
             0,
@@ -230,19 +237,19 @@ class Shard(OpenShard):
         proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
         return [proof, record], slot, newest
 
-    def finish(self, pending: Pending) -> None:
-        """Return once what was appended, and all before it, is durable and visible to everybody.
-
-        Raises ``VersionConflict``, ``Superseded`` or ``NotFound`` if it was refused, once what it was refused for is durable;
-        ``StorageError`` if it could not be made durable. Then nothing was written.
-        """
-        ticket, generation = pending.ticket, pending.generation
+    def finish(self, pending: Pending) -> Record | None:
+        """Return what was appended last, once it and all before it are durable and visible to everybody, or raise its refusal."""
+        record, refusal, ticket, state, generation, page = pending
         if generation.header.durable:
-            self._wait(ticket, generation, pending.page)
-        if pending.refusal is not None:
-            raise pending.refusal
+            try:
+                self.flush.wait(ticket, generation, page)
+            except (Doubt, FlushFailed) as reason:
+                self._settle(reason, ticket)
+        if refusal is not None:
+            raise refusal
         if ticket.end >= generation.upkeep_at:
-            self.upkeep.after_commit(generation, pending.page.decode(pending.state))
+            self.upkeep.after_commit(generation, page.decode(state))
+        return record
 
     def find_written(self, route: Route) -> Record | None:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
@@ -256,7 +263,7 @@ class Shard(OpenShard):
         def decide(generation: Generation, state: State) -> Decision:
             if generation.standing(state).epochs.get(session, 0) >= epoch:
                 return [], None, None
-            return [Record(kind=FENCE, session=session, epoch=epoch, at=self._clock.wall_s())], None, None
+            return [Record(kind=FENCE, session=session, epoch=epoch, at=self.wall_s())], None, None
 
         self._commit(decide)
 
@@ -266,7 +273,7 @@ class Shard(OpenShard):
         def decide(generation: Generation, state: State) -> Decision:
             if generation.standing(state).rules.get(prefix) == name:
                 return [], None, None
-            return [Record(kind=RULE, key=prefix, value=name.encode("utf-8"), at=self._clock.wall_s())], None, None
+            return [Record(kind=RULE, key=prefix, value=name.encode("utf-8"), at=self.wall_s())], None, None
 
         self._commit(decide)
 
@@ -299,34 +306,35 @@ class Shard(OpenShard):
                 route.standing = generation.standing(state)  # it has just been permitted by it
         if not generation.header.durable:
             page.publish(state)  # 7. visible to everybody; in durable mode by the flush that ``finish`` waits for
-        return Pending(records[-1] if records else None, refusal, make_ticket(state, start), page.encode(state), generation, page)
+        record = records[-1] if records else None
+        return Pending(record, refusal, make_ticket(state, start), page.encode(state), generation, page)
 
     def make_durable(self, state: State, generation: Generation, page: ControlPage) -> None:
         """Return when the log is durable and published up to ``state``. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
         if generation.header.durable:
-            self._wait(make_ticket(state), generation, page)
+            ticket = make_ticket(state)
+            try:
+                self.flush.wait(ticket, generation, page)
+            except (Doubt, FlushFailed) as reason:
+                self._settle(reason, ticket)
             return
         try:
             files.sync_data(generation.fd)
         except OSError as error:
             raise self._describe_failure(error) from error
 
-    def _wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
-        """Return when a record is durable and published."""
-        if ticket.end == HEADER_BYTES:
-            return
-        try:
-            self.flush.wait(ticket, generation, page)
-        except FlushFailed as failure:
-            error = failure.__cause__
-            assert isinstance(error, OSError)
-            described = self._describe_failure(error)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                # The disk may have harmed what shares a block with it as well: this handle never tries again.
-                self._failed = error
-            raise described from error
-        except Doubt:
+    def _settle(self, reason: Doubt | FlushFailed, ticket: Ticket) -> None:
+        """Return if a record is durable in spite of that. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
+        if isinstance(reason, Doubt):
             self._settle_doubt(ticket)
+            return
+        error = reason.__cause__
+        assert isinstance(error, OSError)
+        described = self._describe_failure(error)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            # The disk may have harmed what shares a block with it as well: this handle never tries again.
+            self._failed = error
+        raise described from error
 
     def _settle_doubt(self, ticket: Ticket) -> None:
         """The log was cut or its page made anew while we waited: tell from the log itself whether the record is there."""
@@ -345,7 +353,7 @@ class Shard(OpenShard):
                 errno=errno.EIO,
                 cause="EIO",
             )
-        self._wait(ticket._replace(cuts=state.cuts), generation, page)
+        self.make_durable(state, generation, page)
 
     def _describe_failure(self, failed: OSError) -> StorageError:
         error = StorageError.from_os(failed, "make durable", self.path)

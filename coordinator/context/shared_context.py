@@ -18,7 +18,6 @@ from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import Record
-from coordinator.context.commit import Pending
 from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
@@ -115,24 +114,21 @@ class SharedContext(ContextBase):
         self._routes = {}
 
     def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
-        route = self._find_route(key)
-        return self._finish(route, route.shard.begin(route, data, expected_version))
+        route = self._routes.get(key) or self._find_route(key)
+        record = route.shard.commit(route, data, expected_version)
+        self._bell.ring(*route.words)
+        return _to_entry(record)
 
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
         route = self._find_route(key)
-        pending = route.shard.begin(route, lambda met: make(None if met is None else met.value), expected_version)
-        return self._finish(route, pending)
-
-    def _finish(self, route: Route, pending: Pending) -> Entry:
-        route.shard.finish(pending)
+        record = route.shard.commit(route, lambda met: make(None if met is None else met.value), expected_version)
         self._bell.ring(*route.words)
-        assert pending.record is not None, "what was not refused was appended"
-        return _to_entry(pending.record)
+        return _to_entry(record)
 
     def _find_route(self, key: str) -> Route:
-        self._check_open()
         route = self._routes.get(key)
         if route is None:
+            self._check_open()
             if len(self._routes) >= _ROUTES:
                 self._routes = {}
             route = self._routes[key] = Route(key, self._shards[find_shard(key, len(self._shards))], self.writer)
@@ -147,18 +143,20 @@ class SharedContext(ContextBase):
             found = route.shard.find_written(route)
             base = None if found is None or found.deleted else found
             data = encode_value(make(None if base is None else _to_entry(base)))
-
-            def swap(met: Record | None) -> bytes:
-                # The very same record: one that was given up may have had the same version.
-                if met != base:
-                    raise VersionConflict(key, base.version if base else 0, met.version if met else 0)
-                return data
-
-            pending = route.shard.begin(route, swap, None)
-        finally:
+        except BaseException:
             if is_ours:
                 turn.release()
-        return self._finish(route, pending)
+            raise
+
+        def swap(met: Record | None) -> bytes:
+            # The very same record: one that was given up may have had the same version.
+            if met != base:
+                raise VersionConflict(key, base.version if base else 0, met.version if met else 0)
+            return data
+
+        record = route.shard.commit(route, swap, None, turn if is_ours else None)
+        self._bell.ring(*route.words)
+        return _to_entry(record)
 
     def get(self, key: str) -> Entry | None:
         route = self._find_route(check_key(key))
@@ -274,6 +272,7 @@ class SharedContext(ContextBase):
     def close(self) -> None:
         if not self.closed:
             self.closed = True
+            self._routes = {}
             self._bell.close()
             for shard in self._shards:
                 shard.close()
@@ -296,16 +295,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _to_entry(record: Record) -> Entry:
-    return Entry(
-        record.key,
-        None if record.deleted else orjson.loads(record.value),
-        record.version,
-        record.name or None,
-        record.epoch,
-        record.at,
-        record.deleted,
-        record.session or None,
-    )
+    _, key, value, deleted, _, version, epoch, at, session, name, _, _ = record
+    return Entry(key, None if deleted else orjson.loads(value), version, name or None, epoch, at, deleted, session or None)
 
 
 def _to_change(record: Record, shard: int) -> Change:

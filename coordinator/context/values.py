@@ -15,6 +15,7 @@ from coordinator.config import VALUE_DEPTH_LIMIT, VALUE_LIMIT_BYTES
 from coordinator.errors import InvalidInput
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+_KINDS: tuple[type, ...] = (str, int, dict, float, list, tuple)
 _HINT = "values are JSON: null, true, false, 64-bit integers, finite numbers, text, lists, objects with text as keys"
 
 
@@ -46,26 +47,27 @@ def _check(value: Any) -> None:
         for item in level:
             if item is None or item is True or item is False:
                 continue
-            if isinstance(item, str):
-                if len(item) > VALUE_LIMIT_BYTES or not item.isascii():
+            kind = type(item)
+            if kind not in _KINDS:
+                kind = next((kind for kind in _KINDS if isinstance(item, kind)), kind)  # orjson takes subclasses as well
+            if kind is str:
+                if not item.isascii() or len(item) > VALUE_LIMIT_BYTES:
                     _check_text(item)
-            elif isinstance(item, int):
+            elif kind is dict:
+                for name in item:
+                    if type(name) is not str or not name.isascii() or len(name) > VALUE_LIMIT_BYTES:
+                        _check_name(name)
+                below.extend(item.values())
+            elif kind is int:
                 if not _LOWEST <= item <= _HIGHEST:
                     raise InvalidInput("the value holds an integer that does not fit 64 bits", hint=_HINT)
-            elif isinstance(item, float):
+            elif kind is float:
                 if not math.isfinite(item):
                     raise InvalidInput(f"the value holds {item!r}, which JSON does not have", hint=_HINT)
-            elif isinstance(item, (list, tuple)):
+            elif kind is list or kind is tuple:
                 below.extend(item)
-            elif isinstance(item, dict):
-                for name in item:
-                    if not isinstance(name, str):
-                        raise InvalidInput(f"an object's key is of type {type(name).__name__}, not text", hint=_HINT)
-                    if len(name) > VALUE_LIMIT_BYTES or not name.isascii():
-                        _check_text(name)
-                below.extend(item.values())
             else:
-                raise InvalidInput(f"the value holds a {type(item).__name__}, which is not JSON", hint=_HINT)
+                raise InvalidInput(f"the value holds a {kind.__name__}, which is not JSON", hint=_HINT)
             if len(below) > VALUE_LIMIT_BYTES:
                 break
         count += len(below)
@@ -76,6 +78,12 @@ def _check(value: Any) -> None:
             return
         level = below
     raise InvalidInput(f"the value is nested deeper than {VALUE_DEPTH_LIMIT}", hint="flatten it, or keep it as text")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise InvalidInput(f"an object's key is of type {type(name).__name__}, not text", hint=_HINT)
+    _check_text(name)
 
 
 def _check_text(text: str) -> None:

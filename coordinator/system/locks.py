@@ -89,7 +89,7 @@ class LockFile:
     _fd: int
 
     def __init__(self, path: Path, *, may_go: bool = True) -> None:
-        """Nothing is opened before it is needed. ``may_go=False`` leaves out the look whether somebody removed the file."""
+        """Nothing is opened before it is needed. ``may_go=False`` leaves it to the caller to see whether it ``is_there``."""
         self.path, self._may_go = path, may_go
         self._reset()
         _LOCK_FILES.add(self)
@@ -116,10 +116,10 @@ class LockFile:
             if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise StorageError.from_os(error, "lock", self.path) from error
             raise
-        return not self._may_go or self._is_there() or self.try_acquire()
+        return not self._may_go or self.is_there() or self.try_acquire()
 
-    def _is_there(self) -> bool:
-        """Tell whether the file that is locked is still the one that others open; if not, the lock is given back."""
+    def is_there(self) -> bool:
+        """Tell of a lock that is held whether its file is still the one that others open; if not, it is held no more."""
         if os.fstat(self._fd).st_nlink:
             return True
         os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one

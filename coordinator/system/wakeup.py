@@ -114,10 +114,11 @@ class Bell:
         page = self._page
         if page is None:
             time.sleep(_FIRST_POLL_S)
-        elif _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0) < 0:
-            if ctypes.get_errno() not in _USUAL:
-                self._mend()  # the page is gone below us
-                time.sleep(_FIRST_POLL_S)
+            return
+        woken = _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0)
+        if woken < 0 and ctypes.get_errno() not in _USUAL:
+            self._mend()  # the page is gone below us
+            time.sleep(_FIRST_POLL_S)
 
     def wait(self, seen: int, timeout_s: float, word: int = 0) -> int:
         """Wait until the number differs from ``seen``, at most ``timeout_s``; return it. Closing ends the wait."""
