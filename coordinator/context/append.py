@@ -21,6 +21,7 @@ from coordinator.system import failpoints
 
 #: The log is written ahead with zeros in steps: as much as there is, within these bounds.
 _LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 1 << 14, 1 << 20
+_ZEROS = bytes(1 << 16)
 
 
 class Appender:
@@ -144,7 +145,7 @@ class Appender:
         if failpoints.armed:
             failpoints.hit("shard.ahead")
         while length > 0:
-            done = os.pwrite(fd, bytes(min(length, _MOST_AHEAD_BYTES)), size)
+            done = os.pwrite(fd, _ZEROS if length >= len(_ZEROS) else _ZEROS[:length], size)
             size, length = size + done, length - done
         self.size = size
 

@@ -22,6 +22,7 @@ from coordinator.context.control import (
     BEGUN,
     BEGUN_AT,
     CHECKSUM,
+    FLUSHING_AT,
     PUBLISHED_AT,
     READ_BYTES,
     STATE,
@@ -39,9 +40,11 @@ from coordinator.system import failpoints
 
 #: What the new value is, or what makes it of the newest record (``None``: there is none); it returns ``None`` to delete.
 Make = bytes | Callable[[Record | None], bytes | None]
+#: Of the page: which flush began last, which is over, and how far the log is durable.
+_FLUSHES = struct.Struct("<Q16xQ16xQ")
 #: Makes a named tuple of a tuple: its own constructor is a function of Python's.
 _new: Any = tuple.__new__
-_IDENTITY, _PUBLISHED_END = slice(PUBLISHED_AT, PUBLISHED_AT + 16), struct.Struct("<Q")
+_IDENTITY = slice(PUBLISHED_AT, PUBLISHED_AT + 16)
 
 
 class Pending(NamedTuple):
@@ -91,7 +94,7 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
             return None
         # 3. every byte into the log
         epoch, sizes, now_s = route.epoch, route.sizes, shard.wall_s()
-        flushed = _PUBLISHED_END.unpack_from(data, PUBLISHED_AT + 16)[0] if generation.header.durable else 0
+        begun, over, flushed = _FLUSHES.unpack_from(data, FLUSHING_AT) if generation.header.durable else (0, 0, 0)
         texts = route.texts
         length = RECORD_BYTES + len(texts) + len(value)
         end, revision, version = start + length, revision + 1, version + 1
@@ -127,6 +130,6 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
         route.table, route.slot, route.newest = table, slot, newest
     else:
         route.table = None
-    ticket = _new(Ticket, (number, cuts, start, start, end, checksum))
+    ticket = _new(Ticket, (number, cuts, start, start, end, checksum, begun != over))
     pending: Pending = _new(Pending, (record, None, ticket, state, generation, page))
     return pending

@@ -34,13 +34,12 @@ STATE, CHECKSUM = struct.Struct("<QQQQQQII"), struct.Struct("<I")
 #: What a state begins with: of which generation and count of cuts it is.
 IDENTITY = struct.Struct("<QQ")
 STATE_BYTES = STATE.size + CHECKSUM.size
-_CHANGING_AT, SUSPECT_AT, FLUSHING_AT, PUBLISHED_AT, WRITTEN_AT, BEGUN_AT = 16, 24, 32, 64, 128, 192
+_CHANGING_AT, SUSPECT_AT, FLUSHING_AT, FLUSHED_AT, PUBLISHED_AT, WRITTEN_AT, BEGUN_AT = 16, 24, 32, 56, 64, 128, 192
 PUBLISHED, WRITTEN, BEGUN = (slice(at, at + STATE_BYTES) for at in (PUBLISHED_AT, WRITTEN_AT, BEGUN_AT))
 _CHANGING, SUSPECT = (slice(at, at + 8) for at in (_CHANGING_AT, SUSPECT_AT))
 #: What a page begins with: its binding and both flags.
 BEGINNING = slice(0, FLUSHING_AT)
 READ_BYTES = BEGUN_AT + STATE_BYTES
-_FLUSHING = struct.Struct("<QQQ")
 _FLAG, NO_FLAG = struct.Struct("<Q"), bytes(8)
 #: Looks before a state that does not prove itself is taken for damage: a writer may be writing it. Arbitrary.
 _LOOKS = 100
@@ -82,10 +81,6 @@ class Progress(NamedTuple):
     published: State | None
     written: State | None
     is_suspect: bool
-    #: Which flush began last, and how far it and the one before it reach. A hint only: whom to wait for.
-    flush_number: int
-    flush_end: int
-    flush_end_before: int
 
 
 class ControlPage:
@@ -163,8 +158,7 @@ class ControlPage:
             published, written = self.decode(data[PUBLISHED]), self.decode(data[WRITTEN])
             if published is not None and written is not None:
                 break
-        number, end, end_before = _FLUSHING.unpack_from(data, FLUSHING_AT)
-        return Progress(published, written, self.is_suspect(data), number, end, end_before)
+        return Progress(published, written, self.is_suspect(data))
 
     def read_written(self) -> State | None:
         """Return what stands in the log and is indexed, ``None`` if that is not known."""
@@ -195,10 +189,6 @@ class ControlPage:
         It holds for this boot only: after the next one, what can be read was on the disk.
         """
         self.write(self._boot if is_suspect else bytes(8), SUSPECT_AT)
-
-    def set_flushing(self, number: int, end: int, end_before: int) -> None:
-        """Tell those who wait which flush has begun, how far it reaches, and how far the one before it."""
-        self.write(_FLUSHING.pack(number, end, end_before), FLUSHING_AT)
 
     def begin_anew(self, state: State) -> None:
         """Let this be the page of a log that nobody has written to yet."""

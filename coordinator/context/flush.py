@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from coordinator.context.codec import HEADER_BYTES
 from coordinator.context.control import (
+    FLUSHED_AT,
     FLUSHING_AT,
     NO_FLAG,
     PUBLISHED,
-    PUBLISHED_AT,
     SUSPECT,
     SUSPECT_AT,
     WRITTEN,
@@ -33,15 +33,18 @@ from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import EVERYBODY, Bell, Nap
 
-_REACH, _WAITED = struct.Struct("<QQQ24xQ56xQ"), struct.Struct("<8sQQQ8xQQQ")
-#: Flushes under way at once. Measured: with few writers a second one fills the gap between two flushes.
-LEAD_NAMES = ("lead-0", "lead-1")
+#: Of the page: number and reach of the flush begun last, how far the log is published and written. Hints: they may be torn.
+_REACH = struct.Struct("<QQ32xQ56xQ")
+#: Likewise: the mark, the flush begun last with its reach and the one before, which is over, and what is published.
+_WAITED = struct.Struct("<8sQQQQQQQ")
+_FLUSHING, _NUMBER = struct.Struct("<QQQ"), struct.Struct("<Q")
+LEAD_NAME = "lead"
 PUBLISH_NAME = "publish"
 #: More than there are flushes under way.
 FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
-_LEADER_NAP = Nap(0.025)
-#: Who has woken so often in vain flushes without being asked: the leaders may be stopped. More flushes do no harm.
+_NAP, _BRIEF_NAP = Nap(0.025), Nap(0.001)
+#: Who has waited so often in vain flushes without being asked: the leaders may be stopped. More flushes do no harm.
 _PATIENCE = 10
 
 
@@ -55,6 +58,8 @@ class Ticket(NamedTuple):
     offset: int
     end: int
     checksum: int
+    #: Whether a flush was under way when it was appended.
+    is_led: bool = False
 
 
 def make_ticket(state: State, start: int = -1) -> Ticket:
@@ -75,39 +80,40 @@ class GroupFlush:
 
     def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
         """``word`` is the first of the ``FLUSH_WORDS`` numbers of the bell that are the shard's: flushes take them in turn."""
-        self._leads = [LockFile(directory / name, may_go=False) for name in LEAD_NAMES]
+        self._lead = LockFile(directory / LEAD_NAME, may_go=False)
         self._publication = LockFile(directory / PUBLISH_NAME, may_go=False)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
 
     def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
         """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
-        naps = 0
         if ticket.end == HEADER_BYTES:
             return  # there is nothing in the log
+        if not ticket.is_led and self._lead.try_acquire() and self._flush(ticket, generation, page, self._lead):
+            return
+        waits = 0
+        is_late = False
         while True:
-            for lead in self._leads:
-                if lead.try_acquire():
-                    if self._flush(ticket, generation, page, lead):
-                        return
-                    break
-            else:
-                if naps > _PATIENCE and self._flush(ticket, generation, page, None):
-                    return
             seen = self._bell.values(self._word)
-            index = _find_flush(ticket, page)
-            if index is None:
+            index, is_led = _find_flush(ticket, page)
+            if index < 0:
                 return
-            self._bell.doze(seen[index], self._word + index, _LEADER_NAP)
-            naps += 1
-            if _find_flush(ticket, page) is None:
-                return
+            nap = _NAP
+            if is_late or not is_led:
+                if self._lead.try_acquire():
+                    if self._flush(ticket, generation, page, self._lead):
+                        return
+                elif waits > _PATIENCE and self._flush(ticket, generation, page, None):
+                    return
+                nap = _BRIEF_NAP  # somebody has just taken the lead, and which flush that is will be told in a moment
+            is_late = not self._bell.doze(seen[index], self._word + index, nap)
+            waits += is_late
 
     def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
-        """Flush what is written and publish it, giving the lead back between; tell whether the ticket's record is among it."""
+        """Flush what is written and publish it, and give the lead back; tell whether the ticket's record is among it."""
         try:
             data = page.read()  # before the flush: what comes later may not be in it
             written, identity = data[WRITTEN], data[PUBLISHED][:16]
-            published_end, end, number, flush_end = _find_reach(data)
+            number, flush_end, published_end, end = _REACH.unpack_from(data, FLUSHING_AT)
             if (
                 data[SUSPECT] != NO_FLAG
                 or identity != written[:16]
@@ -122,7 +128,7 @@ class GroupFlush:
                     return False  # the log is being replaced
                 written, end = page.encode(before.written), before.written.end
             number += 1
-            page.set_flushing(number, end, flush_end)
+            page.write(_FLUSHING.pack(number, end, flush_end), FLUSHING_AT)
             try:
                 if failpoints.armed:
                     failpoints.hit("shard.flush")
@@ -130,34 +136,36 @@ class GroupFlush:
             except OSError as error:
                 self.give_up(page)
                 raise FlushFailed from error
+            is_published = self._publish(page, number, written, end)
         finally:
             if lead is not None:
                 lead.release()
-        is_published, written_end = self._publish(page, written, end)
-        # Who appended before that look may have found the lead taken; who appends after it finds it free.
+        # Who appended before this look may have found the lead taken; who appends after it finds it free.
+        _, _, _, written_end = _REACH.unpack_from(page.read(), FLUSHING_AT)
         if published_end != ticket.start or end != ticket.end:
             self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)  # it served others as well
         if written_end > end:
             self._bell.wake(self._word + (number + 1) % FLUSH_WORDS, 1)  # one whom the next flush serves, to lead it
         return (is_published and end >= ticket.end) or _is_done(ticket, page.read_progress())
 
-    def _publish(self, page: ControlPage, written: bytes, end: int) -> tuple[bool, int]:
-        """Let everybody see what was flushed, unless the log was cut or replaced meanwhile, or more is published.
+    def _publish(self, page: ControlPage, number: int, written: bytes, end: int) -> bool:
+        """Let everybody see what was flushed, and that the flush is over; tell whether it could be shown.
 
-        Returns whether it did, and how far the log is written by now.
+        It cannot if the log was cut or replaced meanwhile, and need not if more is published.
         """
         self._acquire_publication()
         try:
             data = page.read()
-            published_end, written_end, _, _ = _find_reach(data)
+            _, _, published_end, _ = _REACH.unpack_from(data, FLUSHING_AT)
             if page.is_suspect(data) or data[PUBLISHED][:16] != written[:16] or published_end >= end:
-                return False, written_end
+                page.write(_NUMBER.pack(number), FLUSHED_AT)
+                return False
             if failpoints.armed:
                 failpoints.hit("shard.publish")
-            page.write(written, PUBLISHED_AT)
+            page.write(_NUMBER.pack(number) + written, FLUSHED_AT)
         finally:
             self._publication.release()
-        return True, written_end
+        return True
 
     def _acquire_publication(self) -> None:
         """Take the publication lock. It is held for microseconds, so who waits long meets a stopped process."""
@@ -189,27 +197,25 @@ class GroupFlush:
             self._publication.release()
 
 
-def _find_reach(data: bytes) -> tuple[int, int, int, int]:
-    """Return how far the log is published and written, number and reach of the flush begun last. Hints: they may be torn."""
-    number, flush_end, _, published_end, written_end = _REACH.unpack_from(data, FLUSHING_AT)
-    return published_end, written_end, number, flush_end
+def _find_flush(ticket: Ticket, page: ControlPage) -> tuple[int, bool]:
+    """Return which of the words is rung when the record may be durable, and whether a flush is under way.
 
-
-def _find_flush(ticket: Ticket, page: ControlPage) -> int | None:
-    """Return which of the words is rung when the record may be durable; ``None`` if it is. Raises ``Doubt``."""
+    Below zero if it is durable already. Raises ``Doubt``.
+    """
     data = page.read()
-    suspect, number, flush_end, flush_end_before, generation, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
+    suspect, number, flush_end, flush_end_before, over, generation, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
     is_usual = suspect == NO_FLAG and generation == ticket.generation and cuts == ticket.cuts
     if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
-        return None
+        return -1, False
     if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
-        return None
+        return -1, False
+    is_led = over != number
     # The flush that makes it durable is one that has begun, or the next one.
     if ticket.end <= flush_end_before:
         number -= 1
     elif ticket.end > flush_end:
         number += 1
-    return int(number % FLUSH_WORDS)
+    return number % FLUSH_WORDS, is_led
 
 
 def _is_done(ticket: Ticket, progress: Progress) -> bool:

@@ -30,7 +30,7 @@ from coordinator.context import compaction, log
 from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Header, Placed, Record
 from coordinator.context.commit import Make, Pending, append_usual
 from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, ControlPage, State
-from coordinator.context.flush import LEAD_NAMES, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
+from coordinator.context.flush import LEAD_NAME, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
 from coordinator.context.model import WriterLike
@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 Decision = tuple[list[Record], Slot | None, Placed | None]
 TURN_NAME = "turn"
 #: Everything in a shard's directory that is a lock.
-LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, *LEAD_NAMES, compaction.COMPACTION_NAME)
+LOCK_NAMES = (LOCK_NAME, TURN_NAME, PUBLISH_NAME, LEAD_NAME, compaction.COMPACTION_NAME)
 #: Times that a table is made anew for one question, before it is given up. Arbitrary.
 _REMAKES = 20
 #: Where changes were read last, remembered so many times.

@@ -109,16 +109,19 @@ class Bell:
         if not self._closed:
             self._raise_by_hand(word)
 
-    def doze(self, seen: int, word: int, nap: Nap) -> None:
-        """Wait until the number differs from ``seen``, or about so long, or for no reason: who calls it looks again anyway."""
+    def doze(self, seen: int, word: int, nap: Nap) -> bool:
+        """Wait until the number differs from ``seen``, or about so long, or for no reason; tell whether it was shorter."""
         page = self._page
         if page is None:
             time.sleep(_FIRST_POLL_S)
-            return
-        woken = _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0)
-        if woken < 0 and ctypes.get_errno() not in _USUAL:
+            return False
+        if _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0) >= 0:
+            return True
+        number = ctypes.get_errno()
+        if number not in _USUAL:
             self._mend()  # the page is gone below us
             time.sleep(_FIRST_POLL_S)
+        return number != errno.ETIMEDOUT
 
     def wait(self, seen: int, timeout_s: float, word: int = 0) -> int:
         """Wait until the number differs from ``seen``, at most ``timeout_s``; return it. Closing ends the wait."""

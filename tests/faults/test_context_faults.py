@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from coordinator.context import SharedContext, compaction, log
 from coordinator.context.base import ContextBase
 from coordinator.context.codec import ENTRY, Placed, Record
 from coordinator.context.control import PAGE_BYTES, ControlPage, State
-from coordinator.context.flush import GroupFlush, Ticket
+from coordinator.context.flush import GroupFlush
 from coordinator.context.generation import Generation
 from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
@@ -35,7 +36,6 @@ from coordinator.context.shard import Shard
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew, InvalidInput, RevisionCompacted, StorageError, Superseded
 from coordinator.sessions.model import Writer
 from coordinator.system import failpoints, files
-from coordinator.system.locks import LockFile
 
 #: What the script below does to a context, with compaction after every few commits. Prints what was acknowledged.
 SCRIPT = """
@@ -1011,18 +1011,13 @@ def test_power_loss_at_any_step_takes_nothing_acknowledged(tmp_path: Path) -> No
 
 def test_a_dropped_flush_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above has teeth: with the flush planted out of all commits but the first, it finds lost writes."""
-    flush = GroupFlush._flush
+    sync, flushed = files.sync_data, itertools.count()
 
-    def forget_to(self: GroupFlush, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
-        written = page.read_written()
-        assert written is not None
-        if written.revision == 1:
-            return flush(self, ticket, generation, page, lead)
-        if lead is not None:
-            lead.release()
-        return self._publish(page, page.encode(written), written.end)[0]
+    def forget_to(fd: int) -> None:
+        if next(flushed) == 0:
+            sync(fd)
 
-    monkeypatch.setattr(GroupFlush, "_flush", forget_to)
+    monkeypatch.setattr(files, "sync_data", forget_to)
     _, lost = crash_at_every_step(tmp_path / "context", tmp_path / "images")
     assert lost
 
