@@ -33,7 +33,7 @@ from coordinator.context.control import (
 )
 from coordinator.context.flush import Ticket
 from coordinator.context.generation import Generation
-from coordinator.context.route import KEPT_BYTES, Route
+from coordinator.context.route import KEPT_BYTES, Known, Route
 from coordinator.context.table import ADDRESS, SLOT, TOMBSTONE
 from coordinator.errors import CrewkeepError, StorageError, VersionConflict
 from coordinator.system import failpoints
@@ -64,10 +64,11 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
 
     Call it under the shard lock. Raises ``StorageError``: nothing was written.
     """
-    shard, table, newest = route.shard, route.table, route.newest
+    shard, known = route.shard, route.known
     page, generation = shard.page, shard.generation
-    if table is None or newest is None or page is None or generation is None or failpoints.armed:
+    if known is None or page is None or generation is None or failpoints.armed:
         return None
+    table, place, slot, newest = known
     standing = generation.known_standing
     if generation.table is not table or standing is not route.standing:
         return None
@@ -80,10 +81,11 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
         number, cuts, start, revision, standing_at, kept_bytes, previous, previous_length = STATE.unpack_from(written)
         if standing_at != standing.at:
             return None
-        if os.pread(table.fd, SLOT.size, route.place) != route.slot:
-            newest = route.find_written(generation)  # another has written it
-            if newest is None:
+        if os.pread(table.fd, SLOT.size, place) != slot:
+            known = route.find_written(generation)  # another has written it
+            if known is None:
                 return None
+            _, _, slot, newest = known
         # 2. refuse: version
         record, before, length_before, _, _, _, _ = newest
         version = record.version
@@ -111,11 +113,11 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
     kept_bytes += length if version <= HISTORY_LIMIT else length - length_before
     state = STATE.pack(number, cuts, end, revision, standing_at, kept_bytes if kept_bytes > 0 else 0, checksum, length)
     state += CHECKSUM.pack(zlib.crc32(state))
-    word, tag = SLOT.unpack(route.slot)
+    word, tag = SLOT.unpack(slot)
     slot = SLOT.pack(word & ~ADDRESS & ~TOMBSTONE | start, tag)
     try:
         is_whole = os.pwrite(page.fd, state, BEGUN_AT) == STATE_BYTES  # 4. announced
-        is_whole &= os.pwrite(table.fd, slot[:8], route.place) == 8  # 5. the table leads to it
+        is_whole &= os.pwrite(table.fd, slot[:8], place) == 8  # 5. the table leads to it
         is_whole &= os.pwrite(page.fd, state, WRITTEN_AT) == STATE_BYTES
         if not generation.header.durable:
             is_whole &= os.pwrite(page.fd, state, PUBLISHED_AT) == STATE_BYTES  # 6. visible to everybody
@@ -125,11 +127,8 @@ def append_usual(route: Route, make: Make, expected_version: int | None) -> Pend
         shard.appender.take_back(page, generation)
         raise StorageError.from_os(error, "write", shard.path) from error
     record = _new(Record, (ENTRY, route.key, value, False, revision, version, epoch, now_s, route.session, route.name, 0, before))
-    if length <= KEPT_BYTES:
-        newest = _new(Placed, (record, start, length, checksum, previous, previous_length, flushed))
-        route.table, route.slot, route.newest = table, slot, newest
-    else:
-        route.table = None
+    newest = _new(Placed, (record, start, length, checksum, previous, previous_length, flushed))
+    route.known = _new(Known, (table, place, slot, newest)) if length <= KEPT_BYTES else None
     ticket = _new(Ticket, (number, cuts, start, start, end, checksum, begun != over))
     pending: Pending = _new(Pending, (record, None, ticket, state, generation, page))
     return pending

@@ -180,6 +180,8 @@ class GroupFlush:
         """Publish a state of another generation or after a cut. Call it under the shard lock, with all of it durable."""
         self._acquire_publication()
         try:
+            number = _NUMBER.unpack_from(page.read(), FLUSHING_AT)[0]
+            page.write(_FLUSHING.pack(number, 0, 0) + _NUMBER.pack(number), FLUSHING_AT)  # it reaches nowhere in this log
             page.settle(state)
             page.publish(state)
             page.set_suspect(False)

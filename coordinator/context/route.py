@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.context.codec import Placed, Record
 from coordinator.context.generation import Generation, Standing
@@ -17,23 +17,28 @@ if TYPE_CHECKING:
 KEPT_BYTES = 4096
 
 
+class Known(NamedTuple):
+    """A key's slot as it was found last, and the record that it led to."""
+
+    table: Table
+    place: int
+    slot: bytes
+    newest: Placed
+
+
 class Route:
-    """One key of an open context, for one writer."""
+    """One key of an open context, for one writer. Any thread may use it: what it knows is replaced as a whole."""
 
     __slots__ = (
         "epoch",
         "key",
+        "known",
         "name",
-        "newest",
-        "place",
-        "published",
         "session",
         "shard",
         "shown",
         "sizes",
-        "slot",
         "standing",
-        "table",
         "tag",
         "texts",
         "words",
@@ -48,39 +53,33 @@ class Route:
         texts = [text.encode("utf-8") for text in (key, self.session, self.name)]
         #: What each of its records says in text, and the lengths of key, session and name in it.
         self.texts, self.sizes = b"".join(texts), tuple(map(len, texts))
-        #: Its slot in ``table`` as it was found last, at ``place``, the record that it led to, and what the writer was
-        #: found to be permitted by.
-        self.table: Table | None = None
-        self.place, self.slot = 0, b""
-        self.newest: Placed | None = None
+        self.known: Known | None = None
+        #: What the writer was found to be permitted by.
         self.standing: Standing | None = None
-        #: The published state, as it stands in the page, of which ``shown`` is what the key has; ``None``: nothing.
-        self.published = b""
-        self.shown: Record | None = None
+        #: A published state, as it stands in the page, and what the key has as of that; ``None``: nothing.
+        self.shown: tuple[bytes, Record | None] = (b"", None)
 
-    def learn(self, table: Lookup, slot: Slot, newest: Placed) -> None:
+    def learn(self, table: Lookup, slot: Slot, newest: Placed) -> Known | None:
         """Keep in mind where the key's slot is and to what it leads, unless that is too large to keep."""
-        self.table = None
-        if newest.length <= KEPT_BYTES and isinstance(table, Table):
-            self.place, self.slot, self.newest = slot.position, SLOT.pack(slot.word, self.tag), newest
-            self.table = table
+        known = Known(table, slot.position, SLOT.pack(slot.word, self.tag), newest) if isinstance(table, Table) else None
+        self.known = known if newest.length <= KEPT_BYTES else None
+        return known
 
-    def find_written(self, generation: Generation) -> Placed | None:
+    def find_written(self, generation: Generation) -> Known | None:
         """Return what the key's slot leads to by now, durable or not; ``None`` if that takes a longer look."""
-        table = self.table
-        if table is None or table is not generation.table:
+        known = self.known
+        if known is None or known.table is not generation.table:
             return None
-        found = table.read_slot(self.place)
-        if found == self.slot:
-            return self.newest
-        word, tag = SLOT.unpack(found)
+        slot = known.table.read_slot(known.place)
+        if slot == known.slot:
+            return known
+        word, tag = SLOT.unpack(slot)
         newest = generation.find(word & ADDRESS) if tag == self.tag else None
         if newest is None or newest.record.key != self.key:
             return None
-        self.learn(table, Slot(self.place, word), newest)
-        return newest
+        return self.learn(known.table, Slot(known.place, word), newest)
 
-    def show(self, published: bytes, shown: Record | None) -> None:
+    def show(self, published: bytes, record: Record | None) -> None:
         """Keep in mind what the key has as of that published state, unless that is too large to keep."""
-        if shown is None or len(shown.value) <= KEPT_BYTES:
-            self.published, self.shown = published, shown
+        if record is None or len(record.value) <= KEPT_BYTES:
+            self.shown = (published, record)

@@ -91,8 +91,9 @@ class Shard(OpenShard):
         page = self.page
         if page is not None and not failpoints.armed:
             try:
-                if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == route.published:
-                    return route.shown  # nothing was committed to the shard since
+                published, record = route.shown
+                if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:
+                    return record  # nothing was committed to the shard since
             except OSError:
                 pass  # the careful way meets it again, and says what it is
 
@@ -106,9 +107,9 @@ class Shard(OpenShard):
         return self._ask(find)
 
     def _find(self, route: Route, generation: Generation, state: State) -> Placed | None:
-        newest = route.find_written(generation)
-        if newest is not None and newest.end <= state.end:
-            return newest
+        known = route.find_written(generation)
+        if known is not None and known.newest.end <= state.end:
+            return known.newest
         slot, placed = generation.find_slot(route.key, state, route.tag)
         if slot is not None and placed is not None and placed.offset == slot.address:
             route.learn(generation.table, slot, placed)
@@ -254,8 +255,8 @@ class Shard(OpenShard):
     def find_written(self, route: Route) -> Record | None:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
         generation = self.generation
-        placed = route.find_written(generation) if generation is not None and not failpoints.armed else None
-        return self.get(route) if placed is None else placed.record
+        known = route.find_written(generation) if generation is not None and not failpoints.armed else None
+        return self.get(route) if known is None else known.newest.record
 
     def fence(self, session: str, epoch: int) -> None:
         """Refuse writes of ``session`` below ``epoch`` from now on."""

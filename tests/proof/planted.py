@@ -44,6 +44,10 @@ def _bug(found_by: str, *edits: Edit) -> Bug:
     return Bug(edits=edits, found_by=found_by)
 
 
+#: How the usual path announces and settles a record.
+_BEGIN = "        is_whole = os.pwrite(page.fd, state, BEGUN_AT) == STATE_BYTES  # 4. announced\n"
+_SETTLE = "        is_whole &= os.pwrite(page.fd, state, WRITTEN_AT) == STATE_BYTES\n"
+
 BUGS: dict[str, Bug] = {
     # durable
     "a commit is not flushed": _bug(
@@ -55,19 +59,23 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.flush",
             "                files.sync_data(generation.fd)\n",
-            "                self._publish(page, written)\n                files.sync_data(generation.fd)\n",
+            "                self._publish(page, number, written, end)\n                files.sync_data(generation.fd)\n",
         ),
     ),
     "a flush publishes what was written after it began": _bug(
         "crash crowd",
-        _edit("context.flush", "self._publish(page, written)\n", "self._publish(page, page.read_written() or written)\n"),
+        _edit(
+            "context.flush",
+            "self._publish(page, number, written, end)\n",
+            "self._publish(page, number, page.read()[WRITTEN], end)\n",
+        ),
     ),
     "a record says that more was durable than was": _bug(
         "crash crowd",
         _edit(
             "context.commit",
-            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, published.end if",
-            "length, offset, flushed = RECORD_BYTES + sum(sizes), state.end, state.end if",
+            "        texts = route.texts\n",
+            "        texts, flushed = route.texts, start\n",
         ),
         _edit("context.open_shard", "self.appender.note(size, published.end if", "self.appender.note(size, state.end if"),
     ),
@@ -117,7 +125,7 @@ BUGS: dict[str, Bug] = {
         ),
     ),
     "a failed flush leaves no mark": _bug("flush", _edit("context.flush", "                self.give_up(page)\n")),
-    "a failed flush is published by another leader": _bug("flush doubt", _edit("context.flush", "progress.is_suspect or ")),
+    "a failed flush is published by another leader": _bug("flush doubt", _edit("context.flush", "page.is_suspect(data) or ")),
     "what could not be flushed is taken up again": _bug(
         "flush",
         _edit("context.remake", "if known.is_suspect:  # it says so", "if False:  # it says so"),
@@ -127,12 +135,13 @@ BUGS: dict[str, Bug] = {
     "an older epoch may write": _bug(
         "crash fence",
         _edit("context.shard", "if writer is not None and (newest :=", "if False and (newest :="),
-        _edit("context.commit", "if writer is not None and not (\n", "if False and not (\n"),
+        _edit("context.commit", " or standing is not route.standing:", ":"),
+        _edit("context.commit", "        if standing_at != standing.at:\n            return None\n"),
     ),
     "the expected version is not compared": _bug(
         "crew",
         _edit("context.shard", "is not None and expected_version != version:", "is not None and expected_version > version:"),
-        _edit("context.commit", "is not None and expected_version != version:", "is not None and expected_version > version:"),
+        _edit("context.commit", "expected_version != (0 if", "expected_version > (0 if"),
     ),
     "the shard lock is not taken": _bug(
         "crew",
@@ -142,24 +151,30 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.open_shard", '        """Give the shard lock back."""\n        self._lock.release()\n', "        return\n"
         ),
+        _edit("context.shard", "            finally:\n                self._lock.release()\n", "            finally:\n                pass\n"),
     ),
     "a lock outlives its holder": _bug(
         "kill commit",
         _edit(
             "context.open_shard",
-            "            status = self._check_directory()\n            names",
-            "            os.close(os.open(self.directory / 'held', os.O_CREAT | os.O_EXCL))\n"
-            "            status = self._check_directory()\n            names",
+            "                status = os.stat(self._place)\n                if",
+            "                os.close(os.open(self.directory / 'held', os.O_CREAT | os.O_EXCL))\n"
+            "                status = os.stat(self._place)\n                if",
         ),
         _edit("context.open_shard", '        """Give the shard lock back."""\n', "        os.unlink(self.directory / 'held')\n"),
+        _edit(
+            "context.shard",
+            "            finally:\n                self._lock.release()\n",
+            "            finally:\n                self.release()\n",
+        ),
     ),
     "a conflict is answered before what it met is durable": _bug(
         "crash crowd",
         _edit(
             "context.shard",
-            "        if pending.generation.header.durable:\n            self.make_durable(pending",
-            "        if pending.refusal is not None:\n            raise pending.refusal\n"
-            "        if pending.generation.header.durable:\n            self.make_durable(pending",
+            "        if generation.header.durable:\n            try:\n                self.flush.wait(ticket, generation, page)",
+            "        if refusal is not None:\n            raise refusal\n"
+            "        if generation.header.durable:\n            try:\n                self.flush.wait(ticket, generation, page)",
         ),
     ),
     # the steps of a commit
@@ -175,40 +190,27 @@ BUGS: dict[str, Bug] = {
             "            page.settle(after)\n",
             "            page.begin(after)\n            page.settle(after)\n",
         ),
-        _edit("context.commit", "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"),
-        _edit(
-            "context.commit",
-            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
-            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
-            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
-        ),
+        _edit("context.commit", _BEGIN, "        is_whole = True\n"),
+        _edit("context.commit", _SETTLE, _BEGIN.replace("= os", "&= os") + _SETTLE),
     ),
     "a record is not announced": _bug(
         "crew",
         _edit("context.append", "            page.begin(after)\n"),
-        _edit("context.commit", "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"),
+        _edit("context.commit", _BEGIN, "        is_whole = True\n"),
     ),
     "a record is settled before the index leads to it": _bug(
         "kill commit",
         _edit(
             "context.append", "            page.begin(after)\n", "            page.begin(after)\n            page.settle(after)\n"
         ),
-        _edit(
-            "context.commit",
-            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n",
-            "    files.write_all_at(page.fd, data, control.BEGUN_AT)\n"
-            "    files.write_all_at(page.fd, data, control.WRITTEN_AT)\n",
-        ),
+        _edit("context.commit", _BEGIN, _BEGIN + _SETTLE),
     ),
     "the index does not lead to a record": _bug(
         "crash commit",
-        _edit(
-            "context.commit",
-            "    files.write_all_at(table.fd, _WORD.pack(word & ~ADDRESS & ~TOMBSTONE | offset), place)\n",
-        ),
+        _edit("context.commit", "        is_whole &= os.pwrite(table.fd, slot[:8], place) == 8  # 5. the table leads to it\n"),
     ),
     "a key that is written again stays deleted in the index": _bug(
-        "crash delete", _edit("context.commit", "word & ~ADDRESS & ~TOMBSTONE | offset", "word & ~ADDRESS | offset")
+        "crash delete", _edit("context.commit", "word & ~ADDRESS & ~TOMBSTONE | start", "word & ~ADDRESS | start")
     ),
     "what a killed writer announced is not finished": _bug(
         "kill commit",
@@ -223,17 +225,16 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.shard", "newest.offset if newest is not None else 0,", "newest.record.before if newest is not None else 0,"
         ),
-        _edit("context.commit", "session, name, 0, placed.offset\n", "session, name, 0, newest.before\n"),
-        _edit("context.commit", "*record[4:8], placed.offset, flushed", "*record[4:8], newest.before, flushed"),
+        _edit("context.commit", "        version = record.version\n", "        version, before = record.version, record.before\n"),
     ),
     "a short write is taken for a whole one": _bug(
         "short",
         _edit("context.append", "            while done < len(data):", "            if done < len(data):"),
         _edit(
             "context.commit",
-            "        if os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset) != length:\n"
+            "        if os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start) != length:\n"
             "            return None\n",
-            "        os.pwrite(generation.fd, _HEAD.pack(RECORD_MARK, checksum) + body, offset)\n",
+            "        os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start)\n",
         ),
     ),
     "an error of the system comes out as it is": _bug(
@@ -243,11 +244,7 @@ BUGS: dict[str, Bug] = {
             '            raise StorageError.from_os(error, "write", self.path) from error\n        return state',
             "            raise\n        return state",
         ),
-        _edit(
-            "context.shard",
-            '            raise StorageError.from_os(error, "write", self.path) from error\n        if done',
-            "            raise\n        if done",
-        ),
+        _edit("context.commit", '        raise StorageError.from_os(error, "write", shard.path) from error\n', "        raise\n"),
     ),
     # reading
     "readers see what is not published yet": _bug(
@@ -258,13 +255,20 @@ BUGS: dict[str, Bug] = {
             "            state = page.read_written()\n            if state is not None and state[:2] == generation",
         ),
     ),
+    "what a key had once is taken for what it has": _bug(
+        "crew",
+        _edit("context.shard", "if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:", "if published:"),
+    ),
+    "a writer builds on what it wrote last, whoever wrote since": _bug(
+        "crew", _edit("context.commit", "        if os.pread(table.fd, SLOT.size, place) != slot:", "        if False:")
+    ),
     "readers are shown a record that is newer than what is published": _bug(
         "crash crowd", _edit("context.generation", "return slot, self._step_back(placed, state.end)", "return slot, placed")
     ),
     "history is shorter than promised": _bug(
         "crash history", _edit("context.generation", "range(HISTORY_LIMIT)", "range(HISTORY_LIMIT - 1)")
     ),
-    "what is published goes back": _bug("crew", _edit("context.flush", " or published.end >= state.end:", ":")),
+    "what is published goes back": _bug("crew", _edit("context.flush", " or published_end >= end:\n                page.write", ":\n                page.write")),
     # growing
     "death in the middle of a split is not noticed": _bug(
         "kill growth", _edit("context.append", "            page.set_changing(True)\n")
@@ -340,9 +344,9 @@ NOT_FOUND: dict[str, tuple[Bug, str]] = {
             "",
             _edit(
                 "context.flush",
-                "        after = self._publish(page, written)\n",
-                "        self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)\n"
-                "        after = self._publish(page, written)\n",
+                "            is_published = self._publish(page, number, written, end)\n",
+                "            self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)\n"
+                "            is_published = self._publish(page, number, written, end)\n",
             ),
         ),
         "they look, find nothing, and look again after a moment: slower, not wrong",
