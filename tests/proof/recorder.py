@@ -39,20 +39,16 @@ def record(
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
     with open(trace, "rb") as lines:
         reader = Reader(os.fsencode(root), os.fsencode(os.path.realpath(said)), *before)
-        calls = list(read_calls(lines))
-    reader.expect(calls)
-    for call in calls:
-        reader.take(call)
+        reader.follow(read_calls(lines))
+    reader.assert_matches(_look(root))
     trace.unlink()
-    recording = Recording(
+    return Recording(
         paths=before[0],
         contents=before[1],
         operations=reader.operations,
         said_before=said_before,
         actors=max(1, len(reader.actors)),
     )
-    reader.assert_matches(_look(root))
-    return recording
 
 
 def read_statements(said: Path) -> list[dict[str, Any]]:
