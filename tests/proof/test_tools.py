@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import find_home_processes
 
+from proof import crash_run
 from proof.crashes import Bounds, Model, enumerate_states
 from proof.disk import EMPTY, PAGE_BYTES, Content, Tree
 from proof.operations import FailedFlush, Flush, Name, Operation, Recording, Resize, Said, Seen, Write
 from proof.pool import Pool, make_environment
 from proof.reader import Reader, Unmodelled
-from proof.recorder import record
+from proof.recorder import ProgramFailed, record
 from proof.trace import Descriptor, read_calls
 from proof.witness import Expectation
 
@@ -358,6 +360,34 @@ def test_what_is_written_through_memory_is_known_where_the_program_looked(strace
     last = [state for state in lost if state.last == len(recording.operations)]
     held = {content.whole()[:3] for state in last if (content := state.tree.files.get(b"page"))}
     assert held >= {bytes(3), b"one", b"two"}
+
+
+@pytest.mark.parametrize(("code", "how"), [("os._exit(3)", "ended with 3"), ("1 / 0", "division by zero")])
+def test_a_program_that_fails_is_told_with_its_last_words(strace: str, tmp_path: Path, code: str, how: str) -> None:
+    root, said = tmp_path / "root", tmp_path / "said"
+    root.mkdir()
+    command = [sys.executable, "-c", f"import os; {code}"]
+    with pytest.raises(ProgramFailed, match=how):
+        record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace")
+
+
+def test_a_program_that_does_not_end_is_told_and_nothing_of_it_is_left(strace: str, tmp_path: Path) -> None:
+    root, said = tmp_path / "root", tmp_path / "said"
+    root.mkdir()
+    command = [sys.executable, "-c", "import os, signal; os.fork(); signal.pause()", str(root)]
+    with pytest.raises(ProgramFailed, match="did not end within 1 s"):
+        record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace", timeout_s=1)
+    assert find_home_processes(root) == []
+
+
+@pytest.mark.parametrize("phase", ["record", "play"])
+def test_a_scenario_that_does_not_end_is_a_finding(strace: str, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ProgramFailed("it did not end")
+
+    monkeypatch.setattr(crash_run, phase, fail)
+    figures = crash_run.run_scenario(strace, "create", limit=1, recoveries=0, bounds=Bounds())
+    assert figures.bad == ["create: it did not end"]
 
 
 # witnesses and the pool
