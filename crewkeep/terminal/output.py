@@ -175,7 +175,10 @@ class OutputLog:
 
     def _begin_segment(self, start: int) -> None:
         self._close_segment()
-        os.makedirs(self._directory, 0o700, exist_ok=True)
+        try:
+            os.mkdir(self._directory, 0o700)  # never its parents: a session that was moved away must not come back as a husk
+        except FileExistsError:
+            pass
         self._join_small()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self._path(start), flags, 0o600)

@@ -99,6 +99,24 @@ def test_a_full_disk_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) < 6
 
 
+def test_a_session_that_is_moved_away_is_not_made_again_for_its_output(tmp_path: Path) -> None:
+    session, elsewhere = tmp_path / "session", tmp_path / "elsewhere"
+    log = OutputLog(session / "output", 1 << 16)
+    log.append(b"lost")
+    assert log.trouble is not None and log.trouble.cause == "ENOENT"
+    assert not session.exists()
+    session.mkdir()
+    log.append(b"one")
+    session.rename(elsewhere)
+    log.append(b"two")
+    log.close()
+    log.append(b"lost")
+    assert log.trouble is not None and not session.exists()
+    elsewhere.rename(session)
+    log.append(b"three")
+    assert (log.trouble, log.read_from(0), log.tail(1 << 16)) == (None, b"onetwo", b"onetwothree")
+
+
 def test_strangers_in_the_directory_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "x.raw").write_text("mine")
