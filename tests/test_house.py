@@ -38,6 +38,27 @@ HEAVY = {
 }
 
 
+#: What may make a directory with its parents. Nothing that writes below a session's directory is among them: one that was
+#: moved away while its keeper lives must not come back as a husk, not even between a look and the making.
+MAKES_PARENTS = {
+    "coordinator/agents/transcript.py",
+    "coordinator/context/aside.py",
+    "coordinator/context/check.py",
+    "coordinator/context/meta.py",
+    "coordinator/services/breaker.py",
+    "coordinator/services/features.py",
+    "coordinator/sessions/aside.py",
+    "coordinator/sessions/registry.py",
+    "coordinator/system/home.py",
+    "coordinator/system/sockets.py",
+    "crewkeep/cli/edge.py",
+    "crewkeep/patrol/__main__.py",
+    "crewkeep/patrol_client.py",
+    "crewkeep/program.py",
+    "crewkeep/service.py",
+}
+
+
 def list_sources() -> list[Path]:
     return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -81,6 +102,23 @@ def test_third_party_packages_stay_in_their_room() -> None:
                 if not name_of(path).startswith(CORE.get(name, "nowhere")):
                     strangers.append(f"{name_of(path)} imports {name}")
     assert not strangers
+
+
+def test_directories_are_made_with_their_parents_only_where_none_of_them_is_a_sessions() -> None:
+    found = set()
+    for path in list_sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and makes_parents(node):
+                found.add(name_of(path))
+    assert found == MAKES_PARENTS
+
+
+def makes_parents(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    parents = next((word.value for word in call.keywords if word.arg == "parents"), None)
+    if name == "make_directory":  # ours makes them unless it is told not to, pathlib's the other way round
+        return not (isinstance(parents, ast.Constant) and parents.value is False)
+    return name == "makedirs" or (name == "mkdir" and parents is not None)
 
 
 def test_the_dependencies_are_those_of_the_core() -> None:

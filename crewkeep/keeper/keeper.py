@@ -78,7 +78,7 @@ class Keeper:
         self._loop = Loop(clock)
         self._progress = Progress(clock)
         output = OutputLog(self._paths.output, settings.output_limit_bytes)
-        self._progress.output_bytes = output.end_offset
+        self._progress.output_bytes = output.begin()
         #: What runs; ``None`` while nothing does.
         self._now: Incarnation | None = None
         #: What ran last, for the checkpoint at the end.

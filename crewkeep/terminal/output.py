@@ -49,7 +49,7 @@ class OutputLog:
         self._segment_bytes = max(limit_bytes // _SEGMENT_COUNT, 1)
         self._fd: int | None = None
         self._start = 0
-        #: Where the next byte goes; ``None`` until this object has written.
+        #: Where the next byte goes; ``None`` until this object writes.
         self._end: int | None = None
         #: Why the newest output could not be kept; ``None`` while it can.
         self.trouble: StorageError | None = None
@@ -65,6 +65,11 @@ class OutputLog:
     def start_offset(self) -> int:
         """The offset of the oldest byte that is still kept."""
         return min((start for start, size in self._list_segments() if size), default=self.end_offset)
+
+    def begin(self) -> int:
+        """Be who writes from now on; return the offset of the next byte. It holds whatever becomes of the directory."""
+        self._end = self.end_offset
+        return self._end
 
     def append(self, data: bytes) -> None:
         """Keep ``data``. What cannot be kept is skipped: ``trouble`` tells why, offsets go on."""
@@ -175,7 +180,10 @@ class OutputLog:
 
     def _begin_segment(self, start: int) -> None:
         self._close_segment()
-        os.makedirs(self._directory, 0o700, exist_ok=True)
+        try:
+            os.mkdir(self._directory, 0o700)  # never its parents: a session that was moved away must not come back as a husk
+        except FileExistsError:
+            pass
         self._join_small()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self._path(start), flags, 0o600)

@@ -102,21 +102,36 @@ def is_running_at(home: Home, record: SessionRecord, epoch: int) -> bool:
     return now.phase is Phase.RUNNING and now.epoch == epoch
 
 
-def test_a_session_directory_that_is_moved_away_is_not_made_again_and_works_when_it_is_back(home: Home) -> None:
+@pytest.mark.parametrize("speaks_first", ["before it is moved", "when it is away"])
+def test_a_session_directory_that_is_moved_away_is_not_made_again_and_works_when_it_is_back(
+    home: Home, tmp_path: Path, speaks_first: str
+) -> None:
     settings = {"CREWKEEP_CHECKPOINT_INTERVAL_S": "0.1", "CREWKEEP_HEARTBEAT_INTERVAL_S": "0.1"}
-    talk = ["sh", "-c", "while :; do echo on; sleep 0.05; done"]
-    assert cli("run", "-d", "--name", "talker", "--", *talk, home=home, env=settings).returncode == 0
+    may_speak, has_spoken = tmp_path / "may-speak", tmp_path / "has-spoken"
+    talk = f"until [ -e {may_speak} ]; do sleep 0.05; done; while :; do echo on; touch {has_spoken}; sleep 0.05; done"
+    assert cli("run", "-d", "--name", "talker", "--", "sh", "-c", talk, home=home, env=settings).returncode == 0
     record = Registry(home).find("talker")
     place = home.session(record.id).path
     elsewhere = place.with_name("elsewhere")
+    if speaks_first == "before it is moved":
+        may_speak.touch()
+        wait_until(lambda: read_output(home) != "", what="the agent's first words")
     place.rename(elsewhere)
+    may_speak.touch()
+    wait_until(has_spoken.exists, what="the agent's words")
     log = elsewhere / "keeper.log"
-    wait_until(lambda: log.read_text().count("taking a checkpoint") >= 3, what="checkpoints that fail")
+    failed = log.read_text().count("taking a checkpoint")
+    wait_until(lambda: log.read_text().count("taking a checkpoint") >= failed + 3, what="checkpoints that fail")
     assert not place.exists()
     elsewhere.rename(place)
     assert cli("checkpoint", "talker", home=home).returncode == 0
+    wait_until(lambda: "on" in read_output(home), what="what the agent says")
     assert Registry(home).get(record.id).epoch == 1
     assert cli("kill", "talker", home=home).returncode == 0
+
+
+def read_output(home: Home) -> str:
+    return cli("logs", "talker", home=home).stdout
 
 
 def test_a_keeper_whose_session_was_removed_by_hand_leaves_when_its_agent_ends(home: Home, record: SessionRecord) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from proof.inspector import inspect
 from proof.launch import make_command
 from proof.operations import Recording, Said
 from proof.pool import Pool, find_memory, make_environment
-from proof.recorder import record
+from proof.recorder import ProgramFailed, record, run_to_end
 from proof.scenarios import SCENARIOS
 from proof.witness import Expectation
 
@@ -54,9 +53,8 @@ class Figures:
 
 
 def play(name: str, root: Path, said: Path, phase: str, boot: str, bug: str | None = None) -> None:
-    """Run a phase of a scenario, unrecorded."""
-    done = subprocess.run(_command(name, root, said, phase, boot, bug), env=make_environment(), capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+    """Run a phase of a scenario, unrecorded. Raises ``ProgramFailed``."""
+    run_to_end(_command(name, root, said, phase, boot, bug), env=make_environment())
 
 
 def _command(name: str, root: Path, said: Path, phase: str, boot: str, bug: str | None) -> list[str]:
@@ -66,7 +64,7 @@ def _command(name: str, root: Path, said: Path, phase: str, boot: str, bug: str 
 def record_scenario(
     strace: str, name: str, directory: Path, bug: str | None = None, failing_flush: int | None = None
 ) -> Recording:
-    """Play what comes before, and record the rest; or, where the n-th flush fails, the errands."""
+    """Play what comes before, and record the rest; or, where the n-th flush fails, the errands. Raises ``ProgramFailed``."""
     root, said = directory / "root", directory / "said"
     root.mkdir(mode=0o700)
     play(name, root, said, "before", BOOTS[0])
@@ -86,7 +84,10 @@ def run_scenario(
     """Inspect up to ``limit`` crash states of a scenario, and of its recovery from ``recoveries`` of them."""
     directory = Path(tempfile.mkdtemp(prefix="proof-", dir=find_memory()))
     try:
-        recording = record_scenario(strace, name, directory, bug, failing_flush)
+        try:
+            recording = record_scenario(strace, name, directory, bug, failing_flush)
+        except ProgramFailed as failure:
+            return Figures(bad=[f"{name}: {failure}"])
         found = enumerate_states(recording, bounds=bounds, ignored=engine.WITHOUT_DATA)
         figures = _inspect_states(name, recording, found, 0, limit, bounds.seed, bug, stop_at)
         chance = random.Random(bounds.seed)
@@ -111,8 +112,8 @@ def _crash_again(
     command = _command(name, root, said, "recover", BOOTS[1], bug)
     try:
         second = record(strace, command, root, said, env=make_environment(), trace=directory / "trace")
-    except AssertionError as error:
-        return Figures(bad=[f"{name}: recovery from: {state.how}: {error}"], recoveries=1)
+    except ProgramFailed as failure:
+        return Figures(bad=[f"{name}: recovery from: {state.how}: {failure}"], recoveries=1)
     second.said_before = _said(recording, state.last)
     found = enumerate_states(second, bounds=bounds, ignored=engine.WITHOUT_DATA)
     figures = _inspect_states(name, second, found, 1, limit, bounds.seed, bug)

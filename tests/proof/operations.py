@@ -103,7 +103,7 @@ class Seen(Operation):
 
 @dataclass(kw_only=True, slots=True)
 class Recording:
-    """What was there at first, and what was done, in the order of ``ended``."""
+    """What was there at first, and what was done, each cause before its consequences: see ``reader``."""
 
     #: Inode of every path that was there at first, relative to the directory; directories included.
     paths: dict[bytes, int]

@@ -1,8 +1,12 @@
 """Following a program's system calls: which descriptor is which file, and so what was done to the files below one directory.
 
 A descriptor is followed from call to call (open, dup, fork, threads), not taken from the path that strace prints, since
-that is the path of now. Whatever could change a file in a way that is not modelled raises ``Unmodelled``: a tool that
-overlooks something would prove nothing.
+that is the path of now. Between the line where a call begins and the one where it returns there may be many of others, who see
+what it did before we are told that it returned: what it is given, does and gives up counts from where it began. The number
+that it returns is there to be used once it has returned, and a flush is one from then on.
+
+Whatever could change a file in a way that is not modelled raises ``Unmodelled``: a tool that overlooks something would prove
+nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
-from proof.disk import walk
+from proof.disk import Content, walk
 from proof.operations import ROOT, Clear, FailedFlush, Flush, Mapped, Name, Operation, Resize, Said, Seen, Write
 from proof.trace import Call, Descriptor
 
@@ -43,6 +47,7 @@ class Reader:
             **{inode: {} for inode in paths.values() if inode not in contents},
         }
         self.files = {inode: bytearray(data) for inode, data in contents.items()}
+        self._first = contents
         self.mapped: set[int] = set()
         for path, inode in paths.items():
             if path:
@@ -50,17 +55,17 @@ class Reader:
                 self.names[paths[head]][name] = inode
         self._count = max(paths.values(), default=0)
         self._tables: dict[int, dict[int, _Open]] = {}
-        #: How each process or thread came to be, for those that are heard of before the call that made them has returned.
-        self._births: dict[int, Call] = {}
+        #: Each process or thread to what the descriptor will be that its call returns, ``None`` for a file of no interest.
+        self._returned: dict[int, tuple[int, _Open | None]] = {}
 
-    def expect(self, calls: Iterable[Call]) -> None:
-        """Learn beforehand which process is whose child."""
-        for call in calls:
-            if call.name in ("clone", "clone3", "fork", "vfork") and isinstance(call.result, int) and call.result > 0:
-                self._births[call.result] = call
+    def follow(self, calls: Iterable[Call]) -> None:
+        """Take all calls of a recording in."""
+        turns = [turn for call in calls for turn in ((call.began, self._take, call), (call.ended, self._return, call))]
+        for _, turn, call in sorted(turns, key=lambda turn: turn[0]):  # stable: on one line a call begins before it returns
+            turn(call)
+        self.operations.sort(key=lambda each: each.ended if isinstance(each, Flush | FailedFlush | Said) else each.began)
 
-    def take(self, call: Call) -> None:
-        """Take the next call in."""
+    def _take(self, call: Call) -> None:
         if call.failed:
             if call.name in ("fsync", "fdatasync") and (opened := self._find_open(call, call.arguments[0])) is not None:
                 self._add(call, FailedFlush(inode=opened.inode, began=call.began, ended=call.ended))
@@ -78,18 +83,50 @@ class Reader:
         if set(mine) != set(paths) - {b""}:
             raise Unmodelled(f"names differ: {sorted(set(mine) ^ (set(paths) - {b''}))}")
         for path, inode in mine.items():
-            if inode in self.files and inode not in self.mapped and bytes(self.files[inode]) != contents[paths[path]]:
+            if inode in self.files and inode not in self.mapped and not self._settle(inode, contents[paths[path]]):
                 raise Unmodelled(f"the contents of {path!r} differ from what was traced")
+
+    def _settle(self, inode: int, found: bytes) -> bool:
+        """Put writes to one place that were under way at once into the order that led to what is there, if there is one."""
+        for _ in range(len(self.operations) + 1):  # more than enough
+            content = self._replay(inode)
+            if content == found:
+                return True
+            differing = (at for at, (mine, theirs) in enumerate(zip(content, found, strict=False)) if mine != theirs)
+            at = next(differing, len(content))
+            writes = [(place, each) for place, each in enumerate(self.operations) if _covers(each, inode, at)]
+            if not writes or at >= len(found):
+                return False
+            last_place, last = writes[-1]
+            places = [place for place, each in writes if each.ended > last.began and each.data[at - each.offset] == found[at]]
+            if not places:
+                return False
+            self.operations.insert(last_place, self.operations.pop(places[-1]))  # behind the last one
+        return False
+
+    def _replay(self, inode: int) -> bytes:
+        content = Content.of(self._first.get(inode, b""))
+        for each in self.operations:
+            match each:
+                case Write() if each.inode == inode:
+                    content = content.write(each.offset, each.data)
+                case Resize() if each.inode == inode:
+                    content = content.resize(each.size, only_grow=each.only_grow)
+                case Clear() if each.inode == inode:
+                    content = content.clear(each.offset, each.length)
+        return content.whole()
 
     # descriptors
 
     def _table(self, pid: int) -> dict[int, _Open]:
-        if pid not in self._tables:
-            if pid in self._births:
-                self._clone(self._births[pid])
-            else:
-                self._tables[pid] = {}
-        return self._tables[pid]
+        return self._tables.setdefault(pid, {})
+
+    def _return(self, call: Call) -> None:
+        if call.pid in self._returned:
+            number, opened = self._returned.pop(call.pid)
+            self._table(call.pid).pop(number, None)
+            if opened is not None:
+                self._table(call.pid)[number] = opened
 
     def _is_below(self, argument: object) -> bool:
         if isinstance(argument, Descriptor):
@@ -103,24 +140,20 @@ class Reader:
             return None
         found = self._table(call.pid).get(argument.number)
         if found is None:
-            raise Unmodelled(f"{call.name} on a descriptor nobody saw opened: {argument}")
+            raise Unmodelled(f"line {call.began} of the trace: {call.name} on a descriptor nobody saw opened: {argument}")
         return found
 
     def _clone(self, call: Call) -> None:
         assert isinstance(call.result, int)
-        if call.result not in self._tables:
-            table = self._table(call.pid)
-            self._tables[call.result] = table if "CLONE_FILES" in str(call.arguments) else dict(table)
+        table = self._table(call.pid)
+        self._tables[call.result] = table if "CLONE_FILES" in str(call.arguments) else dict(table)
 
     _clone3 = _fork = _vfork = _clone
 
     def _dup(self, call: Call) -> None:
         opened = self._find_open(call, call.arguments[0])
         if isinstance(call.result, Descriptor):
-            if opened is not None:
-                self._table(call.pid)[call.result.number] = opened
-            else:
-                self._table(call.pid).pop(call.result.number, None)
+            self._returned[call.pid] = call.result.number, opened
 
     _dup2 = _dup3 = _dup
 
@@ -166,16 +199,15 @@ class Reader:
 
     def _open_path(self, call: Call, at: object, path: object, flags: str) -> None:
         assert isinstance(call.result, Descriptor)
-        table = self._table(call.pid)
-        table.pop(call.result.number, None)
-        if not self._is_below(call.result):
-            return
+        opened = self._open_below(call, call.result, at, path, flags) if self._is_below(call.result) else None
+        self._returned[call.pid] = call.result.number, opened
+
+    def _open_below(self, call: Call, result: Descriptor, at: object, path: object, flags: str) -> _Open:
         durable = "O_SYNC" in flags or "O_DSYNC" in flags
         if "O_TMPFILE" in flags:
             raise Unmodelled("a file without a name")
-        if call.result.path == self.root:
-            table[call.result.number] = _Open(ROOT, append=False, durable=False)
-            return
+        if result.path == self.root:
+            return _Open(ROOT, append=False, durable=False)
         place = self._resolve(call, at, path)
         assert place is not None
         directory, name = place
@@ -185,7 +217,7 @@ class Reader:
         elif "O_TRUNC" in flags and inode in self.files:
             self._add(call, Resize(inode=inode, size=0, began=call.began, ended=call.ended))
             del self.files[inode][:]
-        table[call.result.number] = _Open(inode, append="O_APPEND" in flags, durable=durable)
+        return _Open(inode, append="O_APPEND" in flags, durable=durable)
 
     def _create(self, call: Call, directory: int, name: bytes, *, is_directory: bool = False) -> int:
         self._count += 1
@@ -412,6 +444,13 @@ class Reader:
                 self.files[inode][:] = content
                 self.mapped.add(inode)
                 self._add(call, Seen(inode=inode, data=content, began=call.began, ended=call.ended))
+
+
+def _covers(operation: Operation, inode: int, at: int) -> TypeGuard[Write]:
+    """Tell whether it is a write to that place."""
+    if not isinstance(operation, Write) or operation.inode != inode:
+        return False
+    return operation.offset <= at < operation.offset + len(operation.data)
 
 
 def _join(vector: object) -> bytes:

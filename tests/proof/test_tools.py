@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import find_home_processes
 
+from proof import crash_run
 from proof.crashes import Bounds, Model, enumerate_states
 from proof.disk import EMPTY, PAGE_BYTES, Content, Tree
 from proof.operations import FailedFlush, Flush, Name, Operation, Recording, Resize, Said, Seen, Write
 from proof.pool import Pool, make_environment
-from proof.reader import Unmodelled
-from proof.recorder import record
+from proof.reader import Reader, Unmodelled
+from proof.recorder import ProgramFailed, record
 from proof.trace import Descriptor, read_calls
 from proof.witness import Expectation
 
@@ -159,6 +162,123 @@ def test_calls_are_read_with_their_bytes_and_their_place() -> None:
     assert openat.failed and openat.arguments[3] == 0o600
 
 
+OPEN = "O_RDWR|O_CREAT, 0600"
+THREAD = "clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD}, 88)"
+
+
+def read_listing(*lines: str) -> Reader:
+    """Return who followed these calls in a directory ``/r`` that is empty at first. Paths and strings are written plainly."""
+
+    def escape(path: re.Match[str]) -> str:
+        return path[1] + "".join(f"\\x{byte:02x}" for byte in path[2].encode()) + path[3]
+
+    listing = [re.sub(r'(<(?=/)|")([^>"]*)([>"])', escape, line).encode() for line in lines]
+    reader = Reader(b"/r", b"/said", {b"": 0}, {})
+    reader.follow(read_calls(listing))
+    return reader
+
+
+def follow(*lines: str) -> list[Operation]:
+    return read_listing(*lines).operations
+
+
+def test_a_number_that_is_given_again_before_its_close_has_returned_is_the_new_file() -> None:
+    assert [type(operation) for operation in follow(
+        f"7 {THREAD} = 8",
+        f'7 openat(AT_FDCWD</>, "/r/old", {OPEN}) = 3</r/old>',
+        "7 close(3</r/old> <unfinished ...>",
+        f'8 openat(AT_FDCWD</>, "/r/new", {OPEN}) = 3</r/new>',
+        "7 <... close resumed>) = 0",
+        '8 pwrite64(3</r/new>, "x", 1, 0) = 1',
+    )] == [Name, Name, Write]  # fmt: skip
+
+
+def test_a_call_is_about_the_file_that_its_number_was_when_it_began() -> None:
+    old, written, new = follow(
+        f"7 {THREAD} = 8",
+        f'7 openat(AT_FDCWD</>, "/r/old", {OPEN}) = 3</r/old>',
+        '8 pwrite64(3</r/old>, "x", 1, 0 <unfinished ...>',
+        "7 close(3</r/old>) = 0",
+        f'7 openat(AT_FDCWD</>, "/r/new", {OPEN}) = 3</r/new>',
+        "8 <... pwrite64 resumed>) = 1",
+    )
+    assert isinstance(old, Name) and isinstance(new, Name) and isinstance(written, Write)
+    assert written.inode == old.inode != new.inode
+
+
+def test_a_child_has_what_was_open_when_its_making_began_though_it_is_heard_of_before_that_returned() -> None:
+    assert [type(operation) for operation in follow(
+        f"7 {THREAD} = 8",
+        f'7 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+        "7 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>",
+        "8 close(3</r/a>) = 0",
+        '9 pwrite64(3</r/a>, "x", 1, 0) = 1',
+        "7 <... clone resumed>) = 9",
+        '9 pwrite64(3</r/a>, "y", 1, 1) = 1',
+    )] == [Name, Write, Write]  # fmt: skip
+
+
+def test_what_others_saw_of_a_call_comes_after_it_though_it_returned_later() -> None:
+    kinds = [type(operation) for operation in follow(
+        "7 clone(child_stack=NULL, flags=SIGCHLD) = 8",
+        f'7 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+        '7 pwrite64(3</r/a>, "x", 1, 0 <unfinished ...>',
+        f'8 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+        '8 write(4</said>, "{}", 2) = 2',
+        "7 <... pwrite64 resumed>) = 1",
+    )]  # fmt: skip
+    assert kinds == [Name, Write, Said]
+
+
+def test_a_flush_counts_from_where_it_returned() -> None:
+    kinds = [type(operation) for operation in follow(
+        f"7 {THREAD} = 8",
+        f'7 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+        "7 fsync(3</r/a> <unfinished ...>",
+        '8 pwrite64(3</r/a>, "x", 1, 0) = 1',
+        "7 <... fsync resumed>) = 0",
+    )]  # fmt: skip
+    assert kinds == [Name, Write, Flush]
+
+
+TWO_WRITES = (
+    f"7 {THREAD} = 8",
+    f'7 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+    '7 pwrite64(3</r/a>, "old", 3, 0) = 3',
+    '7 pwrite64(3</r/a>, "one", 3, 0 <unfinished ...>',
+    '8 pwrite64(3</r/a>, "two", 3, 0) = 3',
+    "7 <... pwrite64 resumed>) = 3",
+)
+
+
+@pytest.mark.parametrize("last", [b"one", b"two"])
+def test_writes_that_were_under_way_at_once_are_in_the_order_that_led_to_what_is_there(last: bytes) -> None:
+    reader = read_listing(*TWO_WRITES)
+    reader.assert_matches(({b"": 0, b"a": 1}, {1: last}))
+    assert [each.data for each in reader.operations if isinstance(each, Write)][-1] == last
+
+
+@pytest.mark.parametrize("found", [b"old", b"owe", b"on", b"ones", b""])
+def test_what_no_order_leads_to_is_refused(found: bytes) -> None:
+    with pytest.raises(Unmodelled):
+        read_listing(*TWO_WRITES).assert_matches(({b"": 0, b"a": 1}, {1: found}))
+
+
+def test_what_nothing_was_done_to_is_as_it_was() -> None:
+    Reader(b"/r", b"/said", {b"": 0, b"a": 1}, {1: b"old"}).assert_matches(({b"": 0, b"a": 9}, {9: b"old"}))
+
+
+def test_a_process_that_has_the_number_of_one_that_is_gone_has_none_of_its_files() -> None:
+    with pytest.raises(Unmodelled):
+        follow(
+            "7 clone(child_stack=NULL, flags=SIGCHLD) = 8",
+            f'8 openat(AT_FDCWD</>, "/r/a", {OPEN}) = 3</r/a>',
+            "8 +++ exited with 0 +++",
+            "7 clone(child_stack=NULL, flags=SIGCHLD) = 8",
+            '8 pwrite64(3</r/a>, "x", 1, 0) = 1',
+        )
+
+
 PROGRAM = """
 import os, sys, threading
 os.chdir(sys.argv[1])
@@ -240,6 +360,34 @@ def test_what_is_written_through_memory_is_known_where_the_program_looked(strace
     last = [state for state in lost if state.last == len(recording.operations)]
     held = {content.whole()[:3] for state in last if (content := state.tree.files.get(b"page"))}
     assert held >= {bytes(3), b"one", b"two"}
+
+
+@pytest.mark.parametrize(("code", "how"), [("os._exit(3)", "ended with 3"), ("1 / 0", "division by zero")])
+def test_a_program_that_fails_is_told_with_its_last_words(strace: str, tmp_path: Path, code: str, how: str) -> None:
+    root, said = tmp_path / "root", tmp_path / "said"
+    root.mkdir()
+    command = [sys.executable, "-c", f"import os; {code}"]
+    with pytest.raises(ProgramFailed, match=how):
+        record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace")
+
+
+def test_a_program_that_does_not_end_is_told_and_nothing_of_it_is_left(strace: str, tmp_path: Path) -> None:
+    root, said = tmp_path / "root", tmp_path / "said"
+    root.mkdir()
+    command = [sys.executable, "-c", "import os, signal; os.fork(); signal.pause()", str(root)]
+    with pytest.raises(ProgramFailed, match="did not end within 1 s"):
+        record(strace, command, root, said, env=make_environment(), trace=tmp_path / "trace", timeout_s=1)
+    assert find_home_processes(root) == []
+
+
+@pytest.mark.parametrize("phase", ["record", "play"])
+def test_a_scenario_that_does_not_end_is_a_finding(strace: str, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ProgramFailed("it did not end")
+
+    monkeypatch.setattr(crash_run, phase, fail)
+    figures = crash_run.run_scenario(strace, "create", limit=1, recoveries=0, bounds=Bounds())
+    assert figures.bad == ["create: it did not end"]
 
 
 # witnesses and the pool

@@ -15,7 +15,7 @@ from coordinator.sessions.model import Hosting, LaunchSpec, Outcome, Phase, Rest
 from coordinator.sessions.registry import Registry
 from coordinator.system import failpoints
 from crewkeep.terminal.follow import follow_lines, follow_raw
-from crewkeep.terminal.output import OutputLog
+from crewkeep.terminal.output import Chunk, OutputLog
 
 
 def size_on_disk(directory: Path) -> int:
@@ -92,11 +92,44 @@ def test_a_full_disk_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
         assert log.trouble.cause == "ENOSPC"
     log.append(b"after")
     assert log.trouble is None
-    assert log.end_offset == 6 + 80 + 5
+    assert log.begin() == 6 + 80 + 5
     assert log.read_from(0) == b"before"
     assert log.read_chunk(6) == (86, b"after")
     assert log.tail(100) == b"beforeafter"
     assert len(list(tmp_path.iterdir())) < 6
+
+
+def test_a_session_that_is_moved_away_is_not_made_again_for_its_output(tmp_path: Path) -> None:
+    session, elsewhere = tmp_path / "session", tmp_path / "elsewhere"
+    log = OutputLog(session / "output", 1 << 16)
+    log.append(b"lost")
+    assert log.trouble is not None and log.trouble.cause == "ENOENT"
+    assert not session.exists()
+    session.mkdir()
+    log.append(b"one")
+    session.rename(elsewhere)
+    log.append(b"two")
+    log.close()
+    log.append(b"lost")
+    assert log.trouble is not None and not session.exists()
+    elsewhere.rename(session)
+    log.append(b"three")
+    assert (log.trouble, log.read_from(0), log.tail(1 << 16)) == (None, b"onetwo", b"onetwothree")
+
+
+def test_who_began_to_write_goes_on_behind_what_was_kept_though_it_is_away_by_then(tmp_path: Path) -> None:
+    session, elsewhere = tmp_path / "session", tmp_path / "elsewhere"
+    session.mkdir()
+    before = OutputLog(session / "output", 1 << 16)
+    before.append(b"before")
+    before.close()
+    log = OutputLog(session / "output", 1 << 16)
+    assert log.begin() == 6
+    session.rename(elsewhere)
+    log.append(b"lost")
+    elsewhere.rename(session)
+    log.append(b"after")
+    assert (log.read_from(0), log.read_chunk(6)) == (b"before", Chunk(10, b"after"))
 
 
 def test_strangers_in_the_directory_are_left_alone(tmp_path: Path) -> None:
