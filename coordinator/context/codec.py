@@ -191,6 +191,12 @@ def measure_record(data: bytes | memoryview) -> int | None:
     return length if possible else None
 
 
+def read_key(data: bytes, start: int) -> str | None:
+    """Return the key of the record there, ``None`` if it is no entry. Raises ``ValueError`` for what is no text."""
+    _, _, _, _, _, kind, _, size, *_ = RECORD.unpack_from(data, start)
+    return str(data[start + RECORD_BYTES : start + RECORD_BYTES + size], "utf-8") if kind == ENTRY else None
+
+
 def decode_record(data: bytes | memoryview, *, seed: int, offset: int) -> Placed | None:
     """Return the record that ``data`` begins with and that stands at ``offset``; ``None`` if it does not prove itself.
 

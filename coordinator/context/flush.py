@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from coordinator.context import log
 from coordinator.context.codec import HEADER_BYTES
 from coordinator.context.control import (
     FLUSHED_AT,
@@ -28,6 +29,7 @@ from coordinator.context.control import (
     State,
 )
 from coordinator.context.generation import Generation
+from coordinator.context.watch import EVERYTHING, list_words
 from coordinator.errors import Busy
 from coordinator.system import failpoints, files
 from coordinator.system.locks import LockFile
@@ -84,32 +86,43 @@ class GroupFlush:
         self._publication = LockFile(directory / PUBLISH_NAME, may_go=False)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
 
-    def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> None:
-        """Return when the record is durable and published. Raises ``Doubt``, ``FlushFailed`` or ``StorageError``."""
+    def wait(self, ticket: Ticket, generation: Generation, page: ControlPage) -> bool:
+        """Return when the record is durable and published; tell whether those who watch were woken for it already.
+
+        Raises ``Doubt``, ``FlushFailed`` or ``StorageError``.
+        """
         if ticket.end == HEADER_BYTES:
-            return  # there is nothing in the log
-        if not ticket.is_led and self._lead.try_acquire() and self._flush(ticket, generation, page, self._lead):
-            return
+            return False  # there is nothing in the log
+        if not ticket.is_led and self._lead.try_acquire():
+            done = self._flush(ticket, generation, page, self._lead)
+            if done is not None:
+                return done
         waits = 0
-        is_late = False
+        is_late = is_woken = False
         while True:
             seen = self._bell.values(self._word)
             index, is_led = _find_flush(ticket, page)
             if index < 0:
-                return
+                return is_woken
             nap = _NAP
             if is_late or not is_led:
+                done = None
                 if self._lead.try_acquire():
-                    if self._flush(ticket, generation, page, self._lead):
-                        return
-                elif waits > _PATIENCE and self._flush(ticket, generation, page, None):
-                    return
+                    done = self._flush(ticket, generation, page, self._lead)
+                elif waits > _PATIENCE:
+                    done = self._flush(ticket, generation, page, None)
+                if done is not None:
+                    return done
                 nap = _BRIEF_NAP  # somebody has just taken the lead, and which flush that is will be told in a moment
-            is_late = not self._bell.doze(seen[index], self._word + index, nap)
+            is_woken = self._bell.doze(seen[index], self._word + index, nap)
+            is_late = not is_woken
             waits += is_late
 
-    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool:
-        """Flush what is written and publish it, and give the lead back; tell whether the ticket's record is among it."""
+    def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool | None:
+        """Flush what is written and publish it, and give the lead back; ``None`` if the ticket's record is not among it.
+
+        Returns whether those who watch were woken for it.
+        """
         try:
             data = page.read()  # before the flush: what comes later may not be in it
             written, identity = data[WRITTEN], data[PUBLISHED][:16]
@@ -123,9 +136,9 @@ class GroupFlush:
             ):
                 before = page.read_progress()
                 if _is_done(ticket, before):
-                    return True
+                    return False
                 if before.written is None or before.written.generation != generation.header.generation:
-                    return False  # the log is being replaced
+                    return None  # the log is being replaced
                 written, end = page.encode(before.written), before.written.end
             number += 1
             page.write(_FLUSHING.pack(number, end, flush_end), FLUSHING_AT)
@@ -136,22 +149,28 @@ class GroupFlush:
             except OSError as error:
                 self.give_up(page)
                 raise FlushFailed from error
-            is_published = self._publish(page, number, written, end)
+            start = self._publish(page, number, written, end)
         finally:
             if lead is not None:
                 lead.release()
+        is_alone = start == ticket.start and end == ticket.end
+        if start >= 0 and not is_alone:
+            # Whoever wrote them may be stopped or killed before it wakes those who watch.
+            self._bell.ring(*_list_words(generation, start, end))
         # Who appended before this look may have found the lead taken; who appends after it finds it free.
         _, _, _, written_end = _REACH.unpack_from(page.read(), FLUSHING_AT)
-        if published_end != ticket.start or end != ticket.end:
+        if not is_alone:
             self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)  # it served others as well
         if written_end > end:
             self._bell.wake(self._word + (number + 1) % FLUSH_WORDS, 1)  # one whom the next flush serves, to lead it
-        return (is_published and end >= ticket.end) or _is_done(ticket, page.read_progress())
+        if start >= 0 and end >= ticket.end:
+            return not is_alone
+        return False if _is_done(ticket, page.read_progress()) else None
 
-    def _publish(self, page: ControlPage, number: int, written: bytes, end: int) -> bool:
-        """Let everybody see what was flushed, and that the flush is over; tell whether it could be shown.
+    def _publish(self, page: ControlPage, number: int, written: bytes, end: int) -> int:
+        """Let everybody see what was flushed, and that the flush is over; return where what is new in it begins.
 
-        It cannot if the log was cut or replaced meanwhile, and need not if more is published.
+        Below zero: it cannot be shown, as the log was cut or replaced meanwhile, or need not, as more is published.
         """
         self._acquire_publication()
         try:
@@ -159,13 +178,13 @@ class GroupFlush:
             _, _, published_end, _ = _REACH.unpack_from(data, FLUSHING_AT)
             if page.is_suspect(data) or data[PUBLISHED][:16] != written[:16] or published_end >= end:
                 page.write(_NUMBER.pack(number), FLUSHED_AT)
-                return False
+                return -1
             if failpoints.armed:
                 failpoints.hit("shard.publish")
             page.write(_NUMBER.pack(number) + written, FLUSHED_AT)
         finally:
             self._publication.release()
-        return True
+        return int(published_end)
 
     def _acquire_publication(self) -> None:
         """Take the publication lock. It is held for microseconds, so who waits long meets a stopped process."""
@@ -218,6 +237,17 @@ def _find_flush(ticket: Ticket, page: ControlPage) -> tuple[int, bool]:
     elif ticket.end > flush_end:
         number += 1
     return number % FLUSH_WORDS, is_led
+
+
+def _list_words(generation: Generation, start: int, end: int) -> set[int]:
+    """Return the numbers of the bell that the records between two places of the log ring."""
+    words: set[int] = set()
+    try:
+        for key in log.iter_keys(generation.fd, start, end):
+            words.update(list_words(key))
+    except (OSError, ValueError):
+        words.add(EVERYTHING)  # it is durable and published: who watches all is woken, the others look by themselves
+    return words
 
 
 def _is_done(ticket: Ticket, progress: Progress) -> bool:

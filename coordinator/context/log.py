@@ -111,6 +111,22 @@ def iter_records(fd: int, header: Header, scan: Scan, stop: int, path: Path) -> 
         yield placed
 
 
+def iter_keys(fd: int, start: int, end: int) -> Iterator[str]:
+    """Yield the keys of the entries between two places that records begin at. They are taken as they are: do not rely on them.
+
+    Raises ``OSError`` or ``ValueError`` where there are no records.
+    """
+    data, at = b"", start  # what was read begins at ``at``
+    while start < end:
+        if len(data) < start - at + _FIRST_READ_BYTES and at + len(data) < end:
+            data, at = os.pread(fd, min(end - start, _CHUNK_BYTES), start), start
+        if (length := codec.measure_record(data[start - at : start - at + RECORD_BYTES])) is None:
+            raise ValueError(f"there is no record at {start}")
+        if (key := codec.read_key(data, start - at)) is not None:
+            yield key
+        start += length
+
+
 def iter_backwards(fd: int, header: Header, scan: Scan, path: Path) -> Iterator[Placed]:
     """Yield the records before ``scan.end``, the last one first. Raises ``Damaged`` where one does not prove itself."""
     end, checksum, length = scan.end, scan.checksum, scan.length

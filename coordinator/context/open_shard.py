@@ -44,7 +44,7 @@ class OpenShard:
 
     def __init__(self, directory: Path, number: int, header: Header, bell: Bell, *, lock_timeout_s: float, clock: Clock) -> None:
         """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
-        self.directory, self.number, self.header = directory, number, header
+        self.directory, self.number, self.header, self._bell = directory, number, header, bell
         self.path, self._place = directory / LOG_NAME, str(directory)
         self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
         self.appender = Appender(self.path)

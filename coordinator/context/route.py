@@ -48,7 +48,7 @@ class Route:
     def __init__(self, key: str, shard: Shard, writer: WriterLike | None) -> None:
         self.key, self.shard, self.writer = key, shard, writer
         #: The key's hash in the shard's table, and the numbers of the bell that its commits ring.
-        self.tag, self.words = make_tag(key), tuple(list_words(key))
+        self.tag, self.words = make_tag(key), list_words(key)
         self.session, self.name, self.epoch = (writer.session, writer.name, writer.epoch) if writer is not None else ("", "", 0)
         texts = [text.encode("utf-8") for text in (key, self.session, self.name)]
         #: What each of its records says in text, and the lengths of key, session and name in it.

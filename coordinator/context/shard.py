@@ -203,7 +203,7 @@ class Shard(OpenShard):
         finally:
             if turn is not None:
                 turn.release()
-        record = self.finish(pending)
+        record = self.finish(pending, route.words)
         assert record is not None, "what was not refused was appended"
         return record
 
@@ -238,16 +238,22 @@ class Shard(OpenShard):
         proof = Record(kind=FENCE, session=writer.session, epoch=writer.epoch, at=record.at, flags=WROTE)
         return [proof, record], slot, newest
 
-    def finish(self, pending: Pending) -> Record | None:
-        """Return what was appended last, once it and all before it are durable and visible to everybody, or raise its refusal."""
+    def finish(self, pending: Pending, words: tuple[int, ...] = ()) -> Record | None:
+        """Return what was appended last, once it and all before it are durable and visible to everybody, or raise its refusal.
+
+        ``words`` are the numbers of the bell that it rings.
+        """
         record, refusal, ticket, state, generation, page = pending
+        is_rung = False
         if generation.header.durable:
             try:
-                self.flush.wait(ticket, generation, page)
+                is_rung = self.flush.wait(ticket, generation, page)
             except (Doubt, FlushFailed) as reason:
                 self._settle(reason, ticket)
         if refusal is not None:
             raise refusal
+        if words and not is_rung:
+            self._bell.ring(*words)
         if ticket.end >= generation.upkeep_at:
             self.upkeep.after_commit(generation, page.decode(state))
         return record

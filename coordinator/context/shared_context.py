@@ -115,15 +115,11 @@ class SharedContext(ContextBase):
 
     def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
         route = self._routes.get(key) or self._find_route(key)
-        record = route.shard.commit(route, data, expected_version)
-        self._bell.ring(*route.words)
-        return _to_entry(record)
+        return _to_entry(route.shard.commit(route, data, expected_version))
 
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
         route = self._find_route(key)
-        record = route.shard.commit(route, lambda met: make(None if met is None else met.value), expected_version)
-        self._bell.ring(*route.words)
-        return _to_entry(record)
+        return _to_entry(route.shard.commit(route, lambda met: make(None if met is None else met.value), expected_version))
 
     def _find_route(self, key: str) -> Route:
         route = self._routes.get(key)
@@ -154,9 +150,7 @@ class SharedContext(ContextBase):
                 raise VersionConflict(key, base.version if base else 0, met.version if met else 0)
             return data
 
-        record = route.shard.commit(route, swap, None, turn if is_ours else None)
-        self._bell.ring(*route.words)
-        return _to_entry(record)
+        return _to_entry(route.shard.commit(route, swap, None, turn if is_ours else None))
 
     def get(self, key: str) -> Entry | None:
         route = self._find_route(check_key(key))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from coordinator.config import CHANGES_LIMIT
@@ -20,7 +21,9 @@ from coordinator.system.wakeup import WORDS
 #: first and ever more rarely while nothing comes: to look costs a tenth of a millisecond of a core.
 _FIRST_SLEEP_S, _LONGEST_SLEEP_S = 0.5, 8.0
 
-#: The first number of a bell is for everybody; then each of up to 64 shards has four for its flushes and two for its
+#: The number that every commit rings.
+EVERYTHING = 0
+#: It is the first number of a bell; then each of up to 64 shards has four for its flushes and two for its
 #: queues; the rest is for directories, by hash.
 FLUSH_WORD, TURN_WORD, LOCK_WORD, _FIRST_WORD = 1, 257, 321, 385
 #: Deeper directories have no number of their own. Arbitrary.
@@ -30,7 +33,7 @@ _DEEPEST = 6
 def find_word(prefix: str) -> int:
     """Return the number of the bell that is rung for every commit of a key that begins with ``prefix``."""
     parts = prefix.split("/")[:-1][:_DEEPEST]
-    return _number("/".join(parts) + "/") if parts else 0
+    return _number("/".join(parts) + "/") if parts else EVERYTHING
 
 
 def find_common(prefixes: Iterable[str]) -> str:
@@ -43,13 +46,14 @@ def find_common(prefixes: Iterable[str]) -> str:
     return first[:length]
 
 
-def list_words(key: str) -> list[int]:
+@lru_cache(2048)
+def list_words(key: str) -> tuple[int, ...]:
     """Return the numbers of the bell that a commit of ``key`` rings."""
-    words, end = [0], key.find("/")
+    words, end = [EVERYTHING], key.find("/")
     while end >= 0 and len(words) <= _DEEPEST:
         words.append(_number(key[: end + 1]))
         end = key.find("/", end + 1)
-    return words
+    return tuple(words)
 
 
 def _number(directory: str) -> int:

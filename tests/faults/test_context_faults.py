@@ -1055,3 +1055,34 @@ def test_a_compaction_that_fails_at_its_end_leaves_one_log_that_everybody_writes
                 assert other.check() == []
             if hits <= nth:
                 return
+
+
+def test_whoever_flushes_the_records_of_others_wakes_those_who_watch_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer may be stopped or killed when its record is durable and it has woken nobody."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: GroupFlush, *_: object) -> bool:
+        raise Stopped
+
+    with SharedContext.open(tmp_path / "context", shards=1) as one, SharedContext.open(tmp_path / "context") as other:
+        for name in ("mine/a", "yours/b"):
+            one.put(name, 1, unconditional=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupFlush, "wait", stop)
+            for name in ("mine/a", "yours/b", "new/c"):
+                with pytest.raises(Stopped):
+                    one.put(name, 2, unconditional=True)
+        before = {prefix: other.bell(prefix) for prefix in ("mine/", "yours/", "new/", "none/", "")}
+        other.put("theirs/d", 3, unconditional=True)
+        rung = {prefix for prefix, number in before.items() if other.bell(prefix) != number}
+        assert rung == {"mine/", "yours/", "new/", ""}
+        assert {key: entry.value for key, entry in other.snapshot().items()} == {
+            "mine/a": 2,
+            "yours/b": 2,
+            "new/c": 2,
+            "theirs/d": 3,
+        }

@@ -172,9 +172,8 @@ BUGS: dict[str, Bug] = {
         "crash crowd",
         _edit(
             "context.shard",
-            "        if generation.header.durable:\n            try:\n                self.flush.wait(ticket, generation, page)",
-            "        if refusal is not None:\n            raise refusal\n"
-            "        if generation.header.durable:\n            try:\n                self.flush.wait(ticket, generation, page)",
+            "        is_rung = False\n",
+            "        is_rung = False\n        if refusal is not None:\n            raise refusal\n",
         ),
     ),
     # the steps of a commit
@@ -344,9 +343,9 @@ NOT_FOUND: dict[str, tuple[Bug, str]] = {
             "",
             _edit(
                 "context.flush",
-                "            is_published = self._publish(page, number, written, end)\n",
+                "            start = self._publish(page, number, written, end)\n",
                 "            self._bell.wake(self._word + number % FLUSH_WORDS, EVERYBODY)\n"
-                "            is_published = self._publish(page, number, written, end)\n",
+                "            start = self._publish(page, number, written, end)\n",
             ),
         ),
         "they look, find nothing, and look again after a moment: slower, not wrong",
