@@ -151,7 +151,11 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.open_shard", '        """Give the shard lock back."""\n        self._lock.release()\n', "        return\n"
         ),
-        _edit("context.shard", "            finally:\n                self._lock.release()\n", "            finally:\n                pass\n"),
+        _edit(
+            "context.shard",
+            "            finally:\n                self._lock.release()\n",
+            "            finally:\n                pass\n",
+        ),
     ),
     "a lock outlives its holder": _bug(
         "kill commit",
@@ -224,16 +228,19 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.shard", "newest.offset if newest is not None else 0,", "newest.record.before if newest is not None else 0,"
         ),
-        _edit("context.commit", "        version = record.version\n", "        version, before = record.version, record.before\n"),
+        _edit(
+            "context.commit",
+            "        version = record.version\n",
+            "        version, before = record.version, record.before\n",
+        ),
     ),
     "a short write is taken for a whole one": _bug(
         "short",
         _edit("context.append", "            while done < len(data):", "            if done < len(data):"),
         _edit(
             "context.commit",
-            "        if os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start) != length:\n"
-            "            return None\n",
-            "        os.pwrite(generation.fd, RECORD_HEAD.pack(RECORD_MARK, checksum) + body[CHECKED_FROM:], start)\n",
+            "+ body[CHECKED_FROM:], start) != length:\n            return None\n",
+            "+ body[CHECKED_FROM:], start) < 0:\n            return None\n",
         ),
     ),
     "an error of the system comes out as it is": _bug(
@@ -267,7 +274,9 @@ BUGS: dict[str, Bug] = {
     "history is shorter than promised": _bug(
         "crash history", _edit("context.generation", "range(HISTORY_LIMIT)", "range(HISTORY_LIMIT - 1)")
     ),
-    "what is published goes back": _bug("crew", _edit("context.flush", " or published_end >= end:\n                page.write", ":\n                page.write")),
+    "what is published goes back": _bug(
+        "crew", _edit("context.flush", " or published_end >= end:\n                page.write", ":\n                page.write")
+    ),
     # growing
     "death in the middle of a split is not noticed": _bug(
         "kill growth", _edit("context.append", "            page.set_changing(True)\n")
