@@ -88,7 +88,7 @@ class ContextBase(ABC):
             if rule is None:
                 raise InvalidInput(f"no merge rule covers {key!r}", hint="set one with set_rule, or give a function")
             return self._bring_in(key, rule, delta, tries)
-        if rule is None and self._contended.get(key, 0.0) > time.monotonic():
+        if rule is None and (self._contended.get(key, 0.0) > time.monotonic() or self._is_awaited(key)):
             return self._try_in_turn(key, lambda met: fn(_value(met)), tries)
         base = self.get(key)
         mine = fn(_value(base))
@@ -147,10 +147,17 @@ class ContextBase(ABC):
 
     def _try_in_turn(self, key: str, make: Callable[[Entry | None], Value], tries: int) -> Entry:
         """Read, make, compare-and-swap up to ``tries`` times, in turn with others who try again, so that few meet twice."""
+        try:
+            return self._swap_in_turn(key, make)
+        except _NotMergeable as error:
+            raise error.conflict from error.__cause__
+        except VersionConflict:
+            if tries <= 1:
+                raise
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # 30 ms, for conflicts only
 
         policy = Retrying(
-            stop=stop_after_attempt(tries),
+            stop=stop_after_attempt(tries - 1),
             wait=wait_random(0, _RETRY_PAUSE_S),
             retry=retry_if_exception_type(VersionConflict),
             reraise=True,
@@ -264,6 +271,10 @@ class ContextBase(ABC):
 
     @abstractmethod
     def _store_rule(self, prefix: str, name: str) -> None: ...
+
+    def _is_awaited(self, key: str) -> bool:
+        """Tell whether others wait for their turn to update ``key``, who must not be overtaken."""
+        return False
 
     def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
         """Commit what ``make`` makes of the newest version of ``key``, in turn with others who do so.

@@ -6,13 +6,16 @@ woken and died before it took the lock is noticed after a moment.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+from coordinator.errors import StorageError
 from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import Bell, Nap
 
 _NAP = Nap(0.01)
+_WANTED_BYTES = 8
 
 
 class QueuedLock(LockFile):
@@ -38,3 +41,43 @@ class QueuedLock(LockFile):
         """Let the next one have it."""
         LockFile.release(self)
         self._bell.wake(self._word, 1)
+
+
+class FairLock(QueuedLock):
+    """A queue that nobody overtakes: who comes while others wait goes behind them, also if the lock is free at that moment.
+
+    The file says what the one waits for that came last. It is a hint: where it is wrong, somebody waits a moment for nothing,
+    or is overtaken once.
+    """
+
+    def acquire(self, timeout_s: float, what: bytes = b"?") -> bool:
+        """Take the lock; tell whether it came within ``timeout_s``. ``what`` is what others are told that it is wanted for."""
+        deadline_s = time.monotonic() + timeout_s
+        seen = self._bell.value(self._word)
+        if not self.find_wanted() and self.try_acquire():
+            return True
+        while time.monotonic() < deadline_s:
+            self._note_wanted(what)
+            self._bell.doze(seen, self._word, _NAP)
+            seen = self._bell.value(self._word)
+            if self.try_acquire():
+                return True
+        return False
+
+    def release(self) -> None:
+        LockFile.release(self)
+        if not self._bell.wake(self._word, 1) and self.find_wanted():
+            self._note_wanted(b"")
+
+    def find_wanted(self) -> bytes:
+        """Return what somebody waits for, nothing if nobody does."""
+        try:
+            return os.pread(self.open(), _WANTED_BYTES, 0).rstrip(b"\0")
+        except (OSError, StorageError):
+            return b""
+
+    def _note_wanted(self, what: bytes) -> None:
+        try:
+            os.pwrite(self.open(), what.ljust(_WANTED_BYTES, b"\0"), 0)
+        except (OSError, StorageError):
+            return  # it is a hint

@@ -33,6 +33,7 @@ class Route:
         "epoch",
         "key",
         "known",
+        "mark",
         "name",
         "session",
         "shard",
@@ -49,6 +50,8 @@ class Route:
         self.key, self.shard, self.writer = key, shard, writer
         #: The key's hash in the shard's table, and the numbers of the bell that its commits ring.
         self.tag, self.words = make_tag(key), list_words(key)
+        #: What tells others that it is this key somebody waits for.
+        self.mark = self.tag.to_bytes(8, "little").rstrip(b"\0")
         self.session, self.name, self.epoch = (writer.session, writer.name, writer.epoch) if writer is not None else ("", "", 0)
         texts = [text.encode("utf-8") for text in (key, self.session, self.name)]
         #: What each of its records says in text, and the lengths of key, session and name in it.

@@ -262,7 +262,15 @@ class Shard(OpenShard):
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""
         generation = self.generation
         known = route.find_written(generation) if generation is not None and not failpoints.armed else None
-        return self.get(route) if known is None else known.newest.record
+        if known is not None:
+            return known.newest.record
+
+        def find(generation: Generation, state: State) -> Record | None:
+            written = self.page.read_written() if self.page is not None else None
+            placed = self._find(route, generation, written if written is not None and written[:2] == state[:2] else state)
+            return None if placed is None else placed.record
+
+        return self._ask(find)
 
     def fence(self, session: str, epoch: int) -> None:
         """Refuse writes of ``session`` below ``epoch`` from now on."""

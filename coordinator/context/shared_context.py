@@ -22,7 +22,7 @@ from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
-from coordinator.context.queue import QueuedLock
+from coordinator.context.queue import FairLock
 from coordinator.context.route import Route
 from coordinator.context.shard import TURN_NAME, Shard
 from coordinator.context.table import TableVoid
@@ -68,7 +68,7 @@ class SharedContext(ContextBase):
             for number in range(header.shard_count)
         ]
         self._turns = [
-            QueuedLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards
+            FairLock(shard.directory / TURN_NAME, self._bell, TURN_WORD + shard.number, may_go=False) for shard in self._shards
         ]
         _CONTEXTS.add(self)
 
@@ -130,11 +130,15 @@ class SharedContext(ContextBase):
             route = self._routes[key] = Route(key, self._shards[find_shard(key, len(self._shards))], self.writer)
         return route
 
+    def _is_awaited(self, key: str) -> bool:
+        route = self._find_route(key)
+        return self._turns[route.shard.number].find_wanted() == route.mark
+
     def _swap_in_turn(self, key: str, make: Callable[[Entry | None], Value]) -> Entry:
         # The turn is over once the next one can build on what we appended; flushing it they can do together with us.
         route = self._find_route(key)
         turn = self._turns[route.shard.number]
-        is_ours = turn.acquire(min(_TURN_TIMEOUT_S, self._lock_timeout_s))
+        is_ours = turn.acquire(min(_TURN_TIMEOUT_S, self._lock_timeout_s), route.mark)
         try:
             found = route.shard.find_written(route)
             base = None if found is None or found.deleted else found

@@ -98,16 +98,20 @@ class LockFile:
         if self._fd >= 0:
             os.close(self._fd)
 
+    def open(self) -> int:
+        """Return the descriptor of the lock's file, opening it where it is not open. Raises ``StorageError``."""
+        if self._fd < 0:
+            self._fd = open_lock(self.path)
+        return self._fd
+
     def try_acquire(self) -> bool:
         """Take the lock if it is free at this moment; tell whether it was. Raises ``StorageError``."""
         if not self._mine.acquire(False):
             return False
         try:
-            if self._fd < 0:
-                self._fd = open_lock(self.path)
             if failpoints.armed:
                 failpoints.hit("locks.flock")
-            fcntl.flock(self._fd, _TRY)
+            fcntl.flock(self._fd if self._fd >= 0 else self.open(), _TRY)
         except BlockingIOError:
             self._mine.release()
             return False

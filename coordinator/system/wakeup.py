@@ -99,15 +99,20 @@ class Bell:
         for word in words or (0,):
             self.wake(word, EVERYBODY)
 
-    def wake(self, word: int, waiters: int) -> None:
-        """Raise a number by one and wake so many of those who wait for it, without a look whether the file is still whole."""
+    def wake(self, word: int, waiters: int) -> int:
+        """Raise a number by one and wake so many of those who wait for it, without a look whether the file is still whole.
+
+        Returns how many were woken, where that is known.
+        """
         page = self._page  # keeps the mapping alive for the length of the call
         if page is not None:
             address = self._address + 4 * word
-            if _syscall(_CALL, address, _WAKE_OP, waiters, None, address, _ADD_ONE) >= 0:
-                return
+            woken = int(_syscall(_CALL, address, _WAKE_OP, waiters, None, address, _ADD_ONE))
+            if woken >= 0:
+                return woken
         if not self._closed:
             self._raise_by_hand(word)
+        return 0
 
     def doze(self, seen: int, word: int, nap: Nap) -> bool:
         """Wait until the number differs from ``seen``, or about so long, or for no reason; tell whether it was shorter."""
