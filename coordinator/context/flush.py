@@ -121,7 +121,7 @@ class GroupFlush:
     def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool | None:
         """Flush what is written and publish it, and give the lead back; ``None`` if the ticket's record is not among it.
 
-        Returns whether those who watch were woken for it.
+        Returns whether those who watch were woken for it. Raises ``Doubt`` and ``FlushFailed``.
         """
         try:
             data = page.read()  # before the flush: what comes later may not be in it
@@ -137,9 +137,10 @@ class GroupFlush:
                 before = page.read_progress()
                 if _is_done(ticket, before):
                     return False
-                if before.written is None or before.written.generation != generation.header.generation:
-                    return None  # the log is being replaced
-                written, end = page.encode(before.written), before.written.end
+                now, shown = before.written, before.published
+                if now is None or shown is None or not now[:2] == shown[:2] == generation.identity:
+                    raise Doubt  # the log is being replaced, or somebody died doing so: nothing can be published
+                written, end = page.encode(now), now.end
             number += 1
             page.write(_FLUSHING.pack(number, end, flush_end), FLUSHING_AT)
             try:

@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import make_environment
@@ -27,7 +28,7 @@ from coordinator.context import SharedContext, compaction, log
 from coordinator.context.base import ContextBase
 from coordinator.context.codec import ENTRY, Placed, Record
 from coordinator.context.control import PAGE_BYTES, ControlPage, State
-from coordinator.context.flush import GroupFlush
+from coordinator.context.flush import Doubt, GroupFlush
 from coordinator.context.generation import Generation
 from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
@@ -1086,3 +1087,47 @@ def test_whoever_flushes_the_records_of_others_wakes_those_who_watch_them(
             "new/c": 2,
             "theirs/d": 3,
         }
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("how", ["remake", "compaction"])
+def test_who_waits_for_a_flush_goes_on_when_somebody_died_replacing_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Death between saying what is written and what is published: the flushes of the others can publish nothing then."""
+
+    class Died(BaseException):
+        pass
+
+    waiting: list[tuple[GroupFlush, tuple[Any, ...]]] = []
+
+    def stop(self: GroupFlush, *given: Any) -> bool:
+        waiting.append((self, given))
+        raise Died
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with SharedContext.open(tmp_path / "context", shards=1) as one, SharedContext.open(tmp_path / "context") as other:
+        for number in range(20):
+            one.put("a", number, unconditional=True)
+        other.get("a")
+        with monkeypatch.context() as patch, pytest.raises(Died):
+            patch.setattr(GroupFlush, "wait", stop)
+            one.put("b", 1, unconditional=True)
+        shard = other._shards[0]
+        with monkeypatch.context() as patch, pytest.raises(Died):
+            patch.setattr(ControlPage, "publish", die)
+            if how == "remake":
+                with shard.alone() as page:
+                    page.void()
+                    shard.prepare(page)
+            else:
+                patch.setattr(compaction, "is_due", lambda *_: True)
+                compaction.compact(shard)
+        ((flush, given),) = waiting
+        with pytest.raises(Doubt):  # which the shard lock settles
+            flush.wait(*given)
+        one.put("c", 2, unconditional=True)
+        assert {key: entry.value for key, entry in one.snapshot().items()} == {"a": 19, "b": 1, "c": 2}
+        assert one.check() == []
