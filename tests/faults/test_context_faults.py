@@ -1089,6 +1089,13 @@ def test_whoever_flushes_the_records_of_others_wakes_those_who_watch_them(
         }
 
 
+def remake_again(shard: Shard) -> None:
+    """Have a shard's page and table made anew."""
+    with shard.alone() as page:
+        page.void()
+        shard.prepare(page)
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("how", ["remake", "compaction"])
 def test_who_waits_for_a_flush_goes_on_when_somebody_died_replacing_the_log(
@@ -1112,19 +1119,16 @@ def test_who_waits_for_a_flush_goes_on_when_somebody_died_replacing_the_log(
         for number in range(20):
             one.put("a", number, unconditional=True)
         other.get("a")
-        with monkeypatch.context() as patch, pytest.raises(Died):
+        with monkeypatch.context() as patch:
             patch.setattr(GroupFlush, "wait", stop)
-            one.put("b", 1, unconditional=True)
+            with pytest.raises(Died):
+                one.put("b", 1, unconditional=True)
         shard = other._shards[0]
-        with monkeypatch.context() as patch, pytest.raises(Died):
+        with monkeypatch.context() as patch:
             patch.setattr(ControlPage, "publish", die)
-            if how == "remake":
-                with shard.alone() as page:
-                    page.void()
-                    shard.prepare(page)
-            else:
-                patch.setattr(compaction, "is_due", lambda *_: True)
-                compaction.compact(shard)
+            patch.setattr(compaction, "is_due", lambda *_: True)
+            with pytest.raises(Died):
+                remake_again(shard) if how == "remake" else compaction.compact(shard)
         ((flush, given),) = waiting
         with pytest.raises(Doubt):  # which the shard lock settles
             flush.wait(*given)
