@@ -11,6 +11,7 @@ above the published state is suspect from then on: nobody publishes it, and whoe
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,8 +81,12 @@ class FlushFailed(Exception):
 class GroupFlush:
     """The flushing of one shard by this process. Any thread may wait."""
 
-    def __init__(self, directory: Path, bell: Bell, word: int, *, timeout_s: float) -> None:
-        """``word`` is the first of the ``FLUSH_WORDS`` numbers of the bell that are the shard's: flushes take them in turn."""
+    def __init__(self, directory: Path, bell: Bell, word: int, is_in_place: Callable[[], bool], *, timeout_s: float) -> None:
+        """``word`` is the first of the ``FLUSH_WORDS`` numbers of the bell that are the shard's: flushes take them in turn.
+
+        ``is_in_place`` tells whether what is flushed is still what others open.
+        """
+        self._is_in_place = is_in_place
         self._lead = LockFile(directory / LEAD_NAME, may_go=False)
         self._publication = LockFile(directory / PUBLISH_NAME, may_go=False)
         self._bell, self._word, self._timeout_s = bell, word, timeout_s
@@ -101,11 +106,17 @@ class GroupFlush:
         is_late = is_woken = False
         while True:
             seen = self._bell.values(self._word)
-            index, is_led = _find_flush(ticket, page)
-            if index < 0:
+            data = page.read()
+            mark, number, reach, reach_before, over, log, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
+            is_usual = mark == NO_FLAG and log == ticket.generation and cuts == ticket.cuts
+            if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
                 return is_woken
+            if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
+                return is_woken
+            # The flush that makes it durable is one that has begun, or the next one.
+            which = number - 1 if ticket.end <= reach_before else number + 1 if ticket.end > reach else number
             nap = _NAP
-            if is_late or not is_led:
+            if is_late or over == number:  # nobody leads, or whoever leads has done so for long
                 done = None
                 if self._lead.try_acquire():
                     done = self._flush(ticket, generation, page, self._lead)
@@ -114,6 +125,7 @@ class GroupFlush:
                 if done is not None:
                     return done
                 nap = _BRIEF_NAP  # somebody has just taken the lead, and which flush that is will be told in a moment
+            index = which % FLUSH_WORDS
             is_woken = self._bell.doze(seen[index], self._word + index, nap)
             is_late = not is_woken
             waits += is_late
@@ -150,6 +162,8 @@ class GroupFlush:
             except OSError as error:
                 self.give_up(page)
                 raise FlushFailed from error
+            if not self._is_in_place():
+                raise Doubt  # somebody removed or replaced the files: what is flushed may be found by nobody
             start = self._publish(page, number, written, end)
         finally:
             if lead is not None:
@@ -217,27 +231,6 @@ class GroupFlush:
             page.set_suspect(True)
         finally:
             self._publication.release()
-
-
-def _find_flush(ticket: Ticket, page: ControlPage) -> tuple[int, bool]:
-    """Return which of the words is rung when the record may be durable, and whether a flush is under way.
-
-    Below zero if it is durable already. Raises ``Doubt``.
-    """
-    data = page.read()
-    suspect, number, flush_end, flush_end_before, over, generation, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
-    is_usual = suspect == NO_FLAG and generation == ticket.generation and cuts == ticket.cuts
-    if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
-        return -1, False
-    if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
-        return -1, False
-    is_led = over != number
-    # The flush that makes it durable is one that has begun, or the next one.
-    if ticket.end <= flush_end_before:
-        number -= 1
-    elif ticket.end > flush_end:
-        number += 1
-    return number % FLUSH_WORDS, is_led
 
 
 def _list_words(generation: Generation, start: int, end: int) -> set[int]:

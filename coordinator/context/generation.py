@@ -57,6 +57,7 @@ class Generation:
             raise StorageError.from_os(error, "look at", path) from error
         #: Which file it is: the one called ``log`` may be another by now.
         self.inode = (status.st_dev, status.st_ino)
+        self.is_durable = self.header.durable
         #: What the checksums of its records begin with.
         self.seed = self.header.seed
         self._identify(-1)

@@ -27,7 +27,7 @@ from coordinator.context.log import LOG_NAME, damaged
 from coordinator.context.queue import QueuedLock
 from coordinator.context.table import TableVoid
 from coordinator.context.watch import FLUSH_WORD, LOCK_WORD
-from coordinator.errors import Busy, StorageError
+from coordinator.errors import Busy, CrewkeepError, StorageError
 from coordinator.system.clock import Clock
 from coordinator.system.lock_holders import find_lock_holders
 from coordinator.system.wakeup import Bell
@@ -44,11 +44,11 @@ class OpenShard:
 
     def __init__(self, directory: Path, number: int, header: Header, bell: Bell, *, lock_timeout_s: float, clock: Clock) -> None:
         """Nothing is opened before it is needed. ``header`` says what every log of this context must say of itself."""
-        self.directory, self.number, self.header, self._bell = directory, number, header, bell
+        self.directory, self.number, self.header, self.bell = directory, number, header, bell
         self.path, self._place = directory / LOG_NAME, str(directory)
-        self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, timeout_s=lock_timeout_s)
+        self.flush = GroupFlush(directory, bell, FLUSH_WORD + FLUSH_WORDS * number, self.is_in_place, timeout_s=lock_timeout_s)
         self.appender = Appender(self.path)
-        self._lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number, may_go=False)
+        self.lock = QueuedLock(directory / LOCK_NAME, bell, LOCK_WORD + number, may_go=False)
         self._lock_timeout_s, self.wall_s = lock_timeout_s, clock.wall_s
         #: The control page and the generation of the log, if they are open.
         self.page: ControlPage | None = None
@@ -119,22 +119,45 @@ class OpenShard:
         if not page.is_writable:
             raise remake.read_only(page.path)
         while True:
-            if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):
-                raise self._busy()
+            if not self.lock.try_acquire():
+                self.wait_for_lock()
             try:
                 # Only the directory is asked each time. To ask a file that is written to for its times would make the next
                 # write note them exactly, and the next flush write them too: half as long again.
                 status = os.stat(self._place)
                 if (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) == self._names:
                     return page
-                if self._lock.is_there():
+                if self.lock.is_there():
                     return self._look_at_names(status)
             except FileNotFoundError as error:
-                self._lock.release()
+                self.lock.release()
                 raise damaged(self.directory, "missing", "is missing") from error
             except BaseException:
-                self._lock.release()
+                self.lock.release()
                 raise
+
+    def wait_for_lock(self) -> None:
+        """Take the shard lock, which somebody has. Raises ``Busy`` naming the holder."""
+        if not self.lock.acquire(self._lock_timeout_s):
+            raise self._busy()
+
+    def is_in_place(self) -> bool:
+        """Tell whether the open files are still those of their names. If not, ``acquire`` opens others or says what is wrong."""
+        try:
+            status = os.stat(self._place)
+            names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            if names == self._names:
+                return True
+            page, generation = self.page, self.generation
+            if page is None or generation is None or page.is_removed() or not self.lock.is_linked():
+                return False
+            if self._find_inode() != generation.inode:
+                return False
+        except (OSError, CrewkeepError):
+            return False
+        if _is_settled(status):
+            self._names = names
+        return True
 
     def _look_at_names(self, status: os.stat_result) -> ControlPage:
         """Return the page that is there now, having seen to it that the open files are still those of their names."""
@@ -145,9 +168,7 @@ class OpenShard:
             if self.generation is not None and self.generation.inode != self._find_inode():
                 self.generation = None
                 page.void()
-        # Where the times are coarse, another change may have the same one.
-        settled = abs(time.time() - status.st_mtime) > _COARSE_S
-        self._names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) if settled else None
+        self._names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) if _is_settled(status) else None
         return page
 
     def _find_inode(self) -> tuple[int, int]:
@@ -161,7 +182,7 @@ class OpenShard:
 
     def release(self) -> None:
         """Give the shard lock back."""
-        self._lock.release()
+        self.lock.release()
 
     def prepare(self, page: ControlPage) -> tuple[Generation, State]:
         """Return what to build on, with whatever a killed writer began finished. Call it under the shard lock."""
@@ -267,6 +288,11 @@ class OpenShard:
             return None
         self.generation = generation
         return generation
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    """Tell whether no other change can have the same time, as it may where times are coarse."""
+    return abs(time.time() - status.st_mtime) > _COARSE_S
 
 
 _OPEN: weakref.WeakSet[OpenShard] = weakref.WeakSet()

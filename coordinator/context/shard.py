@@ -193,13 +193,10 @@ class Shard(OpenShard):
         ``Busy``, ``StorageError`` or ``Damaged``: nothing was written.
         """
         try:
-            page = self.acquire()
-            try:
-                pending = append_usual(route, make, expected_version) if self._failed is None else None
-                if pending is None:
+            pending = append_usual(route, make, expected_version) if self._failed is None else None
+            if pending is None:
+                with self.alone() as page:
                     pending = self._append_carefully(page, partial(self._decide, route, make, expected_version), route)
-            finally:
-                self._lock.release()
         finally:
             if turn is not None:
                 turn.release()
@@ -249,11 +246,11 @@ class Shard(OpenShard):
             try:
                 is_rung = self.flush.wait(ticket, generation, page)
             except (Doubt, FlushFailed) as reason:
-                self._settle(reason, ticket)
+                self.settle(reason, ticket)
         if refusal is not None:
             raise refusal
         if words and not is_rung:
-            self._bell.ring(*words)
+            self.bell.ring(*words)
         if ticket.end >= generation.upkeep_at:
             self.upkeep.after_commit(generation, page.decode(state))
         return record
@@ -331,14 +328,14 @@ class Shard(OpenShard):
             try:
                 self.flush.wait(ticket, generation, page)
             except (Doubt, FlushFailed) as reason:
-                self._settle(reason, ticket)
+                self.settle(reason, ticket)
             return
         try:
             files.sync_data(generation.fd)
         except OSError as error:
             raise self._describe_failure(error) from error
 
-    def _settle(self, reason: Doubt | FlushFailed, ticket: Ticket) -> None:
+    def settle(self, reason: Doubt | FlushFailed, ticket: Ticket) -> None:
         """Return if a record is durable in spite of that. Raises ``StorageError``, ``Busy`` or ``Damaged``."""
         if isinstance(reason, Doubt):
             self._settle_doubt(ticket)

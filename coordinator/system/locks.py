@@ -122,9 +122,13 @@ class LockFile:
             raise
         return not self._may_go or self.is_there() or self.try_acquire()
 
+    def is_linked(self) -> bool:
+        """Tell whether the lock's file still has a name. Raises ``OSError`` where it was never opened."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def is_there(self) -> bool:
         """Tell of a lock that is held whether its file is still the one that others open; if not, it is held no more."""
-        if os.fstat(self._fd).st_nlink:
+        if self.is_linked():
             return True
         os.close(self._fd)  # somebody removed the file: whoever opens it now locks another one
         self._fd = -1

@@ -45,8 +45,8 @@ def _bug(found_by: str, *edits: Edit) -> Bug:
 
 
 #: How the usual path announces and settles a record.
-_BEGIN = "        is_whole = os.pwrite(page.fd, state, BEGUN_AT) == STATE_BYTES  # 4. announced\n"
-_SETTLE = "        is_whole &= os.pwrite(page.fd, state, WRITTEN_AT) == STATE_BYTES\n"
+_BEGIN = "            is_whole = os.pwrite(page_fd, state, BEGUN_AT) == STATE_BYTES  # 5. announced\n"
+_SETTLE = "            is_whole &= os.pwrite(page_fd, state, WRITTEN_AT) == STATE_BYTES\n"
 
 BUGS: dict[str, Bug] = {
     # durable
@@ -74,8 +74,8 @@ BUGS: dict[str, Bug] = {
         "crash crowd",
         _edit(
             "context.commit",
-            "        texts = route.texts\n",
-            "        texts, flushed = route.texts, start\n",
+            "            links, sizes = (start,",
+            "            flushed = start\n            links, sizes = (start,",
         ),
         _edit("context.open_shard", "self.appender.note(size, published.end if", "self.appender.note(size, state.end if"),
     ),
@@ -136,7 +136,7 @@ BUGS: dict[str, Bug] = {
         "crash fence",
         _edit("context.shard", "if writer is not None and (newest :=", "if False and (newest :="),
         _edit("context.commit", " or standing is not route.standing:", ":"),
-        _edit("context.commit", "        if standing_at != standing.at:\n            return None\n"),
+        _edit("context.commit", "if standing_at != standing.at or not", "if not"),
     ),
     "the expected version is not compared": _bug(
         "crew",
@@ -146,16 +146,12 @@ BUGS: dict[str, Bug] = {
     "the shard lock is not taken": _bug(
         "crew",
         _edit(
-            "context.open_shard", "if not self._lock.try_acquire() and not self._lock.acquire(self._lock_timeout_s):", "if False:"
+            "context.open_shard",
+            "            if not self.lock.try_acquire():\n                self.wait_for_lock()\n",
         ),
-        _edit(
-            "context.open_shard", '        """Give the shard lock back."""\n        self._lock.release()\n', "        return\n"
-        ),
-        _edit(
-            "context.shard",
-            "            finally:\n                self._lock.release()\n",
-            "            finally:\n                pass\n",
-        ),
+        _edit("context.open_shard", '        """Give the shard lock back."""\n        self.lock.release()\n', "        return\n"),
+        _edit("context.commit", "    if not lock.try_acquire():\n        shard.wait_for_lock()  # 1. nobody else writes here\n"),
+        _edit("context.commit", "        lock.release()\n", "        pass\n"),
     ),
     "a lock outlives its holder": _bug(
         "kill commit",
@@ -167,10 +163,12 @@ BUGS: dict[str, Bug] = {
         ),
         _edit("context.open_shard", '        """Give the shard lock back."""\n', "        os.unlink(self.directory / 'held')\n"),
         _edit(
-            "context.shard",
-            "            finally:\n                self._lock.release()\n",
-            "            finally:\n                self.release()\n",
+            "context.commit",
+            "    try:\n        try:\n            # 2.",
+            "    held = str(shard.directory / 'held')\n    os.close(os.open(held, os.O_CREAT | os.O_EXCL))\n"
+            "    try:\n        try:\n            # 2.",
         ),
+        _edit("context.commit", "        lock.release()\n", "        os.unlink(held)\n        lock.release()\n"),
     ),
     "a conflict is answered before what it met is durable": _bug(
         "crash crowd",
@@ -193,13 +191,13 @@ BUGS: dict[str, Bug] = {
             "            page.settle(after)\n",
             "            page.begin(after)\n            page.settle(after)\n",
         ),
-        _edit("context.commit", _BEGIN, "        is_whole = True\n"),
+        _edit("context.commit", _BEGIN, "            is_whole = True\n"),
         _edit("context.commit", _SETTLE, _BEGIN.replace("= os", "&= os") + _SETTLE),
     ),
     "a record is not announced": _bug(
         "crew",
         _edit("context.append", "            page.begin(after)\n"),
-        _edit("context.commit", _BEGIN, "        is_whole = True\n"),
+        _edit("context.commit", _BEGIN, "            is_whole = True\n"),
     ),
     "a record is settled before the index leads to it": _bug(
         "kill commit",
@@ -210,7 +208,9 @@ BUGS: dict[str, Bug] = {
     ),
     "the index does not lead to a record": _bug(
         "crash commit",
-        _edit("context.commit", "        is_whole &= os.pwrite(table.fd, slot[:8], place) == 8  # 5. the table leads to it\n"),
+        _edit(
+            "context.commit", "            is_whole &= os.pwrite(table.fd, slot[:8], place) == 8  # 6. the table leads to it\n"
+        ),
     ),
     "a key that is written again stays deleted in the index": _bug(
         "crash delete", _edit("context.commit", "word & ~ADDRESS & ~TOMBSTONE | start", "word & ~ADDRESS | start")
@@ -230,8 +230,8 @@ BUGS: dict[str, Bug] = {
         ),
         _edit(
             "context.commit",
-            "        version = record.version\n",
-            "        version, before = record.version, record.before\n",
+            "            record, before, length_before, _, _, _, _ = newest\n",
+            "            record, _, length_before, _, _, _, _ = newest\n            before = record.before\n",
         ),
     ),
     "a short write is taken for a whole one": _bug(
@@ -239,8 +239,8 @@ BUGS: dict[str, Bug] = {
         _edit("context.append", "            while done < len(data):", "            if done < len(data):"),
         _edit(
             "context.commit",
-            "+ body[CHECKED_FROM:], start) != length:\n            return None\n",
-            "+ body[CHECKED_FROM:], start) < 0:\n            return None\n",
+            "+ body[CHECKED_FROM:], start) != length:\n",
+            "+ body[CHECKED_FROM:], start) < 0:\n",
         ),
     ),
     "an error of the system comes out as it is": _bug(
@@ -250,7 +250,11 @@ BUGS: dict[str, Bug] = {
             '            raise StorageError.from_os(error, "write", self.path) from error\n        return state',
             "            raise\n        return state",
         ),
-        _edit("context.commit", '        raise StorageError.from_os(error, "write", shard.path) from error\n', "        raise\n"),
+        _edit(
+            "context.commit",
+            '            raise StorageError.from_os(error, "write", shard.path) from error\n',
+            "            raise\n",
+        ),
     ),
     # reading
     "readers see what is not published yet": _bug(
@@ -266,7 +270,7 @@ BUGS: dict[str, Bug] = {
         _edit("context.shard", "if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:", "if published:"),
     ),
     "a writer builds on what it wrote last, whoever wrote since": _bug(
-        "crew", _edit("context.commit", "        if os.pread(table.fd, SLOT.size, place) != slot:", "        if False:")
+        "crew", _edit("context.commit", "if os.pread(table.fd, SLOT.size, place) != slot:", "if False:")
     ),
     "readers are shown a record that is newer than what is published": _bug(
         "crash crowd", _edit("context.generation", "return slot, self._step_back(placed, state.end)", "return slot, placed")
