@@ -121,6 +121,20 @@ class ContextBase(ABC):
                 raise
         return self._try_in_turn(key, lambda met: self._merge(key, rule, base_version, value, met), UPDATE_TRIES - 1)
 
+    def reinstate(self, entries: Iterable[Entry]) -> int:
+        """Bring back entries that a repair has lost, as they were and at their versions; return how many were missing.
+
+        Where a key has the same version or a newer one, which may be its deletion, it is left alone. So anybody who still
+        holds entries may offer them. Raises as ``put``.
+        """
+        count = 0
+        for entry in entries:
+            key, data = check_key(entry.key), encode_value(entry.value)
+            if _check_expected(entry.version, unconditional=False) == 0 or entry.deleted:
+                raise InvalidInput(f"version {entry.version} of {key!r} is no entry", hint="what was deleted is not brought back")
+            count += self._reinstate(entry, data)
+        return count
+
     def _bring_in(self, key: str, rule: MergeFunction, delta: Value, tries: int) -> Entry:
         def apply(current: Value) -> Value:
             try:
@@ -265,6 +279,10 @@ class ContextBase(ABC):
     def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
         """Commit these bytes as the next version of ``key``, likewise."""
         return self._write(key, lambda _: data, expected_version)
+
+    @abstractmethod
+    def _reinstate(self, entry: Entry, data: bytes) -> bool:
+        """Write an entry again if its key has only older versions or none; tell whether it had."""
 
     @abstractmethod
     def _list_keys(self, prefix: str) -> list[str]: ...

@@ -6,7 +6,8 @@ directions.
 
 Repair works shard by shard under the shard lock: the damaged log is set aside whole, and the records in it that still prove
 themselves become the next generation. Fences and rules are taken from the other shards as well, since each has them all.
-Its floor is above every revision that was ever published, so a watcher that missed something is told so.
+What only logs that were set aside before still have is added. Its floor is above every revision that was ever published, so a
+watcher that missed something is told so, and a session that holds what was lost brings it back (``Context.reinstate``).
 Not promised: that version numbers of a lost record are never given again; a finding says how many revisions are gone.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import orjson
 
 from coordinator.context import aside, codec, compaction, format1, log, meta, rewrite
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, WROTE, Header, Record
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, REINSTATED, RULE, WROTE, Header, Record
 from coordinator.context.control import ControlPage, State
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.keys import find_shard
@@ -158,13 +159,15 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
             message = f"{finding.message}: it was made anew from the log; the old one is {kept}"
             return dataclasses.replace(finding, message=message, repaired=True)
         header, records, lost = _salvage(shard, page, path)
-        kept = aside.link_aside(shard.directory.parent, f"{shard.number:02d}-log", finding.reason, path, now_s=now_s)
+        header, records, found = _add_older(shard.directory.parent, header, records)
+        kept = aside.link_aside(shard.directory.parent, _name_log(shard.number), finding.reason, path, now_s=now_s)
         page.void()
         rewrite.write_generation(path, header, _iter_repaired(records, standing))
         shard.prepare(page)
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
     where = f"; the damaged log is {kept}" if kept is not None else ""
-    message = f"{finding.message}: {len(records)} whole records were kept, {told}{where}"
+    older = f", {found} entries came from logs set aside before" if found else ""
+    message = f"{finding.message}: {len(records) - found} whole records were kept{older}, {told}{where}"
     return dataclasses.replace(finding, message=message, repaired=True)
 
 
@@ -190,15 +193,57 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
             if not records:  # none, or all of the first format
                 older = [record for *_, record in format1.find_records(fd, header, path)]
                 records = list(_iter_whole(format1.iter_upgraded(older), header))
+            known = page.read_all()
+            if known.is_suspect and published is not None and published.generation == header.generation:
+                records = [record for record in records if record.kind != ENTRY or record.revision <= published.revision]
             if published is not None and isinstance(found, Header):
                 kept = sum(record.kind == ENTRY and record.revision > header.floor for record in records)
                 lost = published.revision - header.floor - kept
         finally:
             os.close(fd)
     highest = max((record.revision for record in records), default=0)
-    floor = max(header.floor, highest, published.revision) if published is not None else highest + _UNKNOWN_LOSS
+    # One more than there ever was, so that also who has seen everything is told, and brings back what it holds.
+    floor = max(header.floor, highest, published.revision) + 1 if published is not None else highest + _UNKNOWN_LOSS
     generation = max(header.generation, generation) + 1
     return dataclasses.replace(header, format=codec.LOG_FORMAT, generation=generation, floor=floor), records, lost
+
+
+def _add_older(context: Path, header: Header, records: list[Record]) -> tuple[Header, list[Record], int]:
+    """Add what only logs that were set aside before still have: of each key the newest version, where that is lost."""
+    newest = {record.key: record.version for record in records if record.kind == ENTRY}
+    found: dict[str, Record] = {}
+    for path in sorted((context / aside.ASIDE_NAME).glob(f"{_name_log(header.shard)}.*")):
+        for record in _read_older(path, header):
+            if record.version > newest.get(record.key, 0):
+                newest[record.key], found[record.key] = record.version, record
+    revision = header.floor
+    added = []
+    for record in sorted(found.values(), key=lambda record: record.revision):
+        revision += 1
+        added.append(record._replace(revision=revision, flags=record.flags | REINSTATED))
+    return dataclasses.replace(header, floor=revision), records + added, len(added)
+
+
+def _read_older(path: Path, wanted: Header) -> list[Record]:
+    """Return the whole entries of a log that was set aside; none if it cannot be read, or is another's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        header = codec.decode_header(log.read_at(fd, 0, HEADER_BYTES, path))
+        if not isinstance(header, Header) or (header.context_id, header.shard) != (wanted.context_id, wanted.shard):
+            return []
+        found = [placed.record for placed in log.find_whole_records(fd, header, HEADER_BYTES, path)]
+    except StorageError:
+        return []
+    finally:
+        os.close(fd)
+    return [record for record in found if record.kind == ENTRY and _judge_record(record, wanted) is None]
+
+
+def _name_log(shard: int) -> str:
+    return f"{shard:02d}-log"
 
 
 def _iter_whole(records: Iterable[Record], header: Header) -> Iterator[Record]:

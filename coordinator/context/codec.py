@@ -45,6 +45,8 @@ FENCE = 2
 #: The merge rule named by ``value`` holds for keys that begin with ``key``.
 RULE = 3
 DELETED = 1
+#: Of an entry: it was lost and brought back at the version it had; versions before it may be missing.
+REINSTATED = 4
 #: Of a fence: the incarnation that it names has committed an entry.
 WROTE = 2
 

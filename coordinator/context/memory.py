@@ -34,11 +34,8 @@ class MemoryContext(ContextBase):
     def _write(self, key: str, make: Make, expected_version: int | None) -> Entry:
         with self._changed:
             self._check_open()
+            self._check_epoch()
             writer = self.writer
-            if writer is not None:
-                newest = self._epochs.get(writer.session, 0)
-                if newest > writer.epoch:
-                    raise Superseded(writer.session, writer.epoch, newest)
             versions = self._versions(key)
             met, data = versions[-1] if versions else (None, None)
             version = met.version if met is not None and not met.deleted else 0
@@ -64,6 +61,23 @@ class MemoryContext(ContextBase):
             self._log.append((change, made))
             self._ring()
             return change.entry
+
+    def _reinstate(self, entry: Entry, data: bytes) -> bool:
+        with self._changed:
+            self._check_open()
+            self._check_epoch()
+            versions = self._versions(entry.key)
+            if versions and versions[-1][0].version >= entry.version:
+                return False
+            body = entry._asdict() | {"value": decode_value(data), "shard": 0, "revision": len(self._log) + 1}
+            self._log.append((Change(**body), data))
+            self._ring()
+            return True
+
+    def _check_epoch(self) -> None:
+        writer = self.writer
+        if writer is not None and (newest := self._epochs.get(writer.session, 0)) > writer.epoch:
+            raise Superseded(writer.session, writer.epoch, newest)
 
     def get(self, key: str) -> Entry | None:
         history = self.history(key)

@@ -2,7 +2,8 @@
 
 Invariants, asserted by ``apply`` on every record:
   - above the floor, revisions rise by exactly one; at or below it (compaction has dropped some) they rise
-  - above the floor, a key's versions rise by exactly one; a tombstone counts as a write
+  - above the floor, a key's versions rise by exactly one, or to that of an entry that was brought back; a tombstone counts as
+    a write
   - an entry leads back to the key's version before it, a fence or rule to the fence or rule before it
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from coordinator.config import HISTORY_LIMIT
-from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, RULE, Placed
+from coordinator.context.codec import ENTRY, FENCE, HEADER_BYTES, REINSTATED, RULE, Placed
 from coordinator.context.control import State
 from coordinator.context.table import DictTable, Table, make_tag, make_word
 
@@ -72,7 +73,9 @@ class Replay:
             if record.revision != self.revision + 1:
                 return f"revision {record.revision} follows {self.revision}"
             # The first that is kept of a key may have had older ones, if compaction has dropped any at all.
-            if record.version != version + 1 and (before or not self.floor):
+            is_gap_possible = not before if self.floor else False
+            is_gap_possible |= record.flags & REINSTATED != 0 and record.version > version
+            if record.version != version + 1 and not is_gap_possible:
                 return f"version {record.version} of {record.key!r} follows {version}"
             self.revision = record.revision
         else:

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log
-from coordinator.context.codec import ENTRY, FENCE, RULE, WROTE, Header, Placed, Record
+from coordinator.context.codec import ENTRY, FENCE, REINSTATED, RULE, WROTE, Header, Placed, Record
 from coordinator.context.commit import Make, Pending, append_usual
 from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, ControlPage, State
 from coordinator.context.flush import LEAD_NAME, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
@@ -254,6 +254,21 @@ class Shard(OpenShard):
         if ticket.end >= generation.upkeep_at:
             self.upkeep.after_commit(generation, page.decode(state))
         return record
+
+    def reinstate(self, route: Route, record: Record) -> bool:
+        """Write a record again at the version it had, unless its key has that version or a newer one; tell whether it had not."""
+
+        def decide(generation: Generation, state: State) -> Decision:
+            _check_epoch(generation.standing(state), route.writer)
+            slot, newest = generation.find_slot(route.key, state, route.tag)
+            if newest is not None and newest.record.version >= record.version:
+                return [], None, None
+            before = newest.offset if newest is not None else 0
+            return [record._replace(revision=state.revision + 1, before=before, flags=REINSTATED)], slot, newest
+
+        with self.alone() as page:
+            pending = self._append_carefully(page, decide)
+        return self.finish(pending, route.words) is not None
 
     def find_written(self, route: Route) -> Record | None:
         """Return the newest version of a key in the log, durable or not. Only to make the next version of it."""

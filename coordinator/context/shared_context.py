@@ -17,7 +17,7 @@ import orjson
 from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
-from coordinator.context.codec import Record
+from coordinator.context.codec import ENTRY, Record
 from coordinator.context.control import State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
@@ -155,6 +155,20 @@ class SharedContext(ContextBase):
             return data
 
         return _to_entry(route.shard.commit(route, swap, None, turn if is_ours else None))
+
+    def _reinstate(self, entry: Entry, data: bytes) -> bool:
+        route = self._find_route(entry.key)
+        record = Record(
+            ENTRY,
+            entry.key,
+            data,
+            version=entry.version,
+            epoch=entry.epoch,
+            at=entry.at,
+            session=entry.session or "",
+            name=entry.author or "",
+        )
+        return route.shard.reinstate(route, record)
 
     def get(self, key: str) -> Entry | None:
         route = self._find_route(check_key(key))

@@ -352,7 +352,11 @@ class CoordinatorThread:
         with self._lock:
             views = tuple(self._views.values())
         target: dict[int, int] | None = None
+        brought_back = 0
         for view in views:
+            # A repair may have lost what is held here.
+            if lost := view.find_lost(self._context.snapshot(view.prefix)):
+                brought_back += self._context.reinstate(lost)
             missed, snapshot = find_missed(self._context, view)
             for change in missed:
                 with self._lock:
@@ -370,7 +374,10 @@ class CoordinatorThread:
         revisions = self._context.revisions() if target is None else target
         with self._lock:
             self._position = dict(revisions)
-        self._report("io", "changes were compacted before they were seen; watchers got what the keys' history still holds")
+        message = "changes were compacted before they were seen; watchers got what the keys' history still holds"
+        if brought_back:
+            message += f"; {brought_back} entries that a repair had lost were brought back"
+        self._report("io", message)
 
     # The heartbeat and the right to act
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
+from coordinator.context.keys import find_shard
 from coordinator.context.model import Change, Context, Entry, Snapshot
 
 _T = TypeVar("_T")
@@ -68,6 +69,19 @@ class View(Mapping[str, Entry]):
             for shard, revision in position.items():
                 self._revisions[shard] = max(revision, self._revisions.get(shard, 0))
 
+    def find_lost(self, snapshot: Snapshot) -> list[Entry]:
+        """Return the entries of which ``snapshot``, taken since, has only older versions or none: deleted, or lost.
+
+        Nothing of a shard that has gone back itself: somebody has put an older copy of the context in its place.
+        """
+        lost = []
+        with self._lock:
+            for key, entry in self._entries.items():
+                now, shard = snapshot.get(key), find_shard(key, len(snapshot.revisions))
+                if snapshot.revisions[shard] >= self._revisions.get(shard, 0) and (now is None or now.version < entry.version):
+                    lost.append(entry)
+        return lost
+
     def reset(self, snapshot: Snapshot) -> None:
         """Become the snapshot."""
         with self._lock:
@@ -109,8 +123,6 @@ def find_missed(context: Context, view: View) -> tuple[list[Change], Snapshot]:
     For a thread that was away so long that the stream of changes is not kept any more. In order within each key; the
     revisions are those of now. A key that came and went meanwhile leaves no trace.
     """
-    from coordinator.context.keys import find_shard
-
     snapshot = context.snapshot(view.prefix)
     before = view.entries()
     missed = []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coordinator.config import HISTORY_LIMIT, KEY_LIMIT_BYTES, VALUE_DEPTH_LIMIT, VALUE_LIMIT_BYTES
-from coordinator.context import MemoryContext, RevisionCompacted, SharedContext, shard
+from coordinator.context import Entry, MemoryContext, RevisionCompacted, SharedContext, shard
 from coordinator.context.base import ContextBase
 from coordinator.errors import Conflict, Damaged, FormatTooNew, InvalidInput, NotFound, Superseded, VersionConflict
 from coordinator.sessions.model import Writer
@@ -621,6 +621,52 @@ def test_a_fence_is_of_one_session_and_never_falls(context: ContextBase) -> None
     context.adopt(ADA)
     with pytest.raises(Superseded):
         context.put("a", 3, unconditional=True)
+
+
+def test_what_was_lost_comes_back_as_it_was_and_at_its_version(context: ContextBase) -> None:
+    context.put("a", 1, unconditional=True)
+    before = context.revisions()
+    lost = Entry("a", {"n": [2]}, 7, author="ada", epoch=3, at=123.5, session="s1")
+    other = Entry("b", "two", 4, at=1.0)
+    assert context.reinstate([lost, other]) == 2
+    assert context.get("a") == lost
+    assert context.get("b") == other
+    assert [entry.version for entry in context.history("a")] == [7, 1]
+    assert context.get_version("a", 5) is None
+    assert [(change.key, change.version) for change in context.read_changes("", before)] == [("a", 7), ("b", 4)]
+    assert context.put("a", 3, expected_version=7).version == 8
+    assert context.check() == []
+
+
+def test_what_is_there_or_newer_is_not_brought_back(context: ContextBase) -> None:
+    for key, version in (("same", 1), ("newer", 2), ("deleted", 1)):
+        for _ in range(version):
+            context.put(key, "mine", unconditional=True)
+    context.delete("deleted", expected_version=1)
+    before = context.revisions()
+    assert context.reinstate([Entry(key, "theirs", 1) for key in ("same", "newer", "deleted")]) == 0
+    assert context.revisions() == before
+    assert context.reinstate([Entry("deleted", "theirs", 3)]) == 1
+
+
+def test_a_superseded_writer_brings_nothing_back(context: ContextBase) -> None:
+    context.fence(ADA.session, 5)
+    context.adopt(ADA)
+    with pytest.raises(Superseded):
+        context.reinstate([Entry("a", 1, 9)])
+    context.adopt(None)
+    assert context.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [Entry("", 1, 1), Entry("a", object(), 1), Entry("a", 1, 0), Entry("a", 1, -1), Entry("a", None, 2, deleted=True)],
+    ids=["key", "value", "no version", "version", "deleted"],
+)
+def test_what_is_no_entry_is_not_brought_back(context: ContextBase, entry: Entry) -> None:
+    with pytest.raises(InvalidInput):
+        context.reinstate([entry])
+    assert list(context.keys()) == []
 
 
 def test_a_superseded_writer_is_told_so_even_where_its_version_is_wrong(context: ContextBase) -> None:

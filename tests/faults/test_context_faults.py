@@ -675,6 +675,36 @@ def test_a_handle_that_was_open_sees_the_repair(store: Path, tmp_path: Path) -> 
         assert other.check() == []
 
 
+def flip(path: Path, wanted: bytes) -> None:
+    """Damage the last record with these bytes in it."""
+    data = bytearray(path.read_bytes())
+    data[data.rindex(wanted)] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_only_a_log_that_was_set_aside_still_has_is_brought_back(tmp_path: Path) -> None:
+    directory = tmp_path / "context"
+    with SharedContext.open(directory, shards=1) as context:
+        for number in range(3):
+            context.put("first", f"first-{number}", unconditional=True)
+            context.put("second", f"second-{number}", unconditional=True)
+        context.put("gone", "gone-0", unconditional=True)
+        context.delete("gone", expected_version=1)
+        flip(directory / "00/log", b"second-2")
+        [finding] = context.check(repair=True)
+        assert finding.repaired
+        assert context.get("second").value == "second-1"  # type: ignore[union-attr]
+        assert context.get("first").version == 3  # type: ignore[union-attr]
+        flip(directory / "00/log", b"first-2")
+        [finding] = context.check(repair=True)
+        assert "1 entries came from logs set aside before" in finding.message
+        entry = context.get("first")
+        assert (entry.value, entry.version) == ("first-2", 3)  # type: ignore[union-attr]
+        assert context.get("gone") is None
+        assert context.check() == []
+        assert context.put("first", "next", expected_version=3).version == 4
+
+
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
 @pytest.mark.parametrize("name", ["00", "00/log", "00/control", "00/lock", "00/turn", "meta.lock", "set-aside"])
 def test_what_stands_in_the_place_of_a_file_is_found_and_set_aside(tmp_path: Path, name: str, kind: str) -> None:

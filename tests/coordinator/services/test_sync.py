@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from support import wait_until
 
 from coordinator.config import BREAKER_FAILURES, Settings
 from coordinator.context import Change, SharedContext
+from coordinator.context.keys import find_shard
 from coordinator.errors import InvalidInput, RevisionCompacted, StorageError, Superseded
 from coordinator.paths import Home
 from coordinator.services.breaker import Breaker, BreakerState
@@ -485,3 +487,44 @@ def test_beats_follow_the_interval_and_carry_the_boot(rig: Rig) -> None:
     beat = rig.beat()
     assert (beat.session, beat.epoch, beat.boot_id) == (rig.record.id, 1, processes.boot_id())
     assert dataclasses.replace(beat, seq=1) != beat
+
+
+def test_what_a_repair_lost_is_brought_back_by_who_still_holds_it(rig: Rig) -> None:
+    """Once, at the version it had, and seen by everybody; what nobody held is gone."""
+    held, unheld = "crew/plan", "elsewhere"
+    for number in range(3):
+        rig.put(held, number)
+    rig.put(unheld, "x" * 50)
+    view = rig.thread.view("crew/")
+    rig.thread.start()
+    wait_until(lambda: held in view, what="the view")
+    entry = view[held]
+    assert entry.version == 3
+    for shard in {find_shard(key, 4) for key in (held, unheld)}:
+        log = rig.home.context("shop") / f"{shard:02d}/log"
+        data = bytearray(log.read_bytes())
+        data[len(data.rstrip(b"\0")) - 1] ^= 1  # the newest record of the shard
+        log.write_bytes(data)
+    found = rig.other.check(repair=True)
+    assert found
+    assert all(finding.repaired for finding in found)
+    wait_until(lambda: rig.other.get(held) is not None and rig.other.get(held) == entry, what="the entry")
+    assert [version.version for version in rig.other.history(held)] == [3, 2, 1]
+    assert rig.other.get(unheld) is None
+    wait_until(lambda: any("brought back" in failure.message for failure in rig.thread.errors), what="the report")
+    assert rig.other.check() == []
+
+
+def test_nothing_is_brought_back_into_an_older_copy_of_the_context(rig: Rig, tmp_path: Path) -> None:
+    """Somebody who puts a backup in the context's place wants what is in it."""
+    directory, backup = rig.home.context("shop"), tmp_path / "backup"
+    rig.put("crew/plan", 1)
+    shutil.copytree(directory, backup)
+    rig.put("crew/plan", 2)
+    view = rig.thread.view("crew/")
+    rig.thread.start()
+    wait_until(lambda: view["crew/plan"].version == 2, what="the view")
+    directory.rename(tmp_path / "away")
+    backup.rename(directory)
+    wait_until(lambda: view["crew/plan"].version == 1, what="the backup")
+    assert rig.context.get("crew/plan").value == 1  # type: ignore[union-attr]
