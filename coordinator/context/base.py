@@ -327,6 +327,10 @@ class ContextBase(ABC):
         """Return each shard's newest durable revision."""
 
     @abstractmethod
+    def floors(self) -> dict[int, int]:
+        """Return for each shard the revision above which all changes are kept; a repair lifts it to the newest one."""
+
+    @abstractmethod
     def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
         """Return up to ``limit`` changes behind the revisions ``after``, without waiting. Raises ``RevisionCompacted``.
 

@@ -7,7 +7,8 @@ directions.
 Repair works shard by shard under the shard lock: the damaged log is set aside whole, and the records in it that still prove
 themselves become the next generation. Fences and rules are taken from the other shards as well, since each has them all.
 What only logs that were set aside before still have is added. Its floor is above every revision that was ever published, so a
-watcher that missed something is told so, and a session that holds what was lost brings it back (``Context.reinstate``).
+watcher that missed something is told so, and a session that sees it so high brings back what it holds of what was lost
+(``Context.reinstate``).
 Not promised: that version numbers of a lost record are never given again; a finding says how many revisions are gone.
 """
 
@@ -202,8 +203,7 @@ def _salvage(shard: Shard, page: ControlPage, path: Path) -> tuple[Header, list[
         finally:
             os.close(fd)
     highest = max((record.revision for record in records), default=0)
-    # One more than there ever was, so that also who has seen everything is told, and brings back what it holds.
-    floor = max(header.floor, highest, published.revision) + 1 if published is not None else highest + _UNKNOWN_LOSS
+    floor = max(header.floor, highest, published.revision) if published is not None else highest + _UNKNOWN_LOSS
     generation = max(header.generation, generation) + 1
     return dataclasses.replace(header, format=codec.LOG_FORMAT, generation=generation, floor=floor), records, lost
 

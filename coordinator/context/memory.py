@@ -116,6 +116,10 @@ class MemoryContext(ContextBase):
         self._check_open()
         return {0: len(self._log)}
 
+    def floors(self) -> dict[int, int]:
+        self._check_open()
+        return {0: 0}
+
     def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
         prefix, begin = check_prefix(prefix), after.get(0, 0)
         with self._changed:

@@ -18,7 +18,6 @@ Not promised: order between shards; anything about files deleted underneath open
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +28,7 @@ from coordinator.config import LOCK_TIMEOUT_S, UPKEEP_TIMEOUT_S
 from coordinator.context import compaction, log
 from coordinator.context.codec import ENTRY, FENCE, REINSTATED, RULE, WROTE, Header, Placed, Record
 from coordinator.context.commit import Make, Pending, append_usual
-from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, ControlPage, State
+from coordinator.context.control import ControlPage, State
 from coordinator.context.flush import LEAD_NAME, PUBLISH_NAME, Doubt, FlushFailed, Ticket, make_ticket
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.log import Scan, damaged
@@ -89,13 +88,6 @@ class Shard(OpenShard):
     def get(self, route: Route) -> Record | None:
         """Return the newest version of a key, a tombstone included."""
         page = self.page
-        if page is not None and not failpoints.armed:
-            try:
-                published, record = route.shown
-                if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:
-                    return record  # nothing was committed to the shard since
-            except OSError:
-                pass  # the careful way meets it again, and says what it is
 
         def find(generation: Generation, state: State) -> Record | None:
             placed = self._find(route, generation, state)

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -18,7 +19,7 @@ from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import ENTRY, Record
-from coordinator.context.control import State
+from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
@@ -29,6 +30,7 @@ from coordinator.context.table import TableVoid
 from coordinator.context.values import decode_value, encode_value
 from coordinator.context.watch import TURN_WORD, find_word
 from coordinator.errors import CrewkeepError, Damaged, InvalidInput, Refused, VersionConflict
+from coordinator.system import failpoints
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.mounts import NETWORK_FILE_SYSTEMS, find_file_system
 from coordinator.system.wakeup import WORDS, Bell
@@ -41,6 +43,10 @@ _SNAPSHOT_TRIES = 10
 _ROUTES = 2048
 #: Waiting for one's turn to retry longer than this helps nobody. Arbitrary.
 _TURN_TIMEOUT_S = 1.0
+
+
+#: Makes a named tuple of a tuple: its own constructor is a function of Python's.
+_new: Any = tuple.__new__
 
 
 class SharedContext(ContextBase):
@@ -171,7 +177,15 @@ class SharedContext(ContextBase):
         return route.shard.reinstate(route, record)
 
     def get(self, key: str) -> Entry | None:
-        route = self._find_route(check_key(key))
+        route = self._routes.get(key) if type(key) is str else None
+        if route is not None and (page := route.shard.page) is not None and not failpoints.armed:
+            published, record = route.shown
+            try:
+                if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:  # nothing was committed to the shard since
+                    return None if record is None or record.deleted else _to_entry(record)
+            except OSError:
+                pass  # the careful way meets it again, and says what it is
+        route = route or self._find_route(check_key(key))
         record = route.shard.get(route)
         return None if record is None or record.deleted else _to_entry(record)
 
@@ -233,6 +247,10 @@ class SharedContext(ContextBase):
     def revisions(self) -> dict[int, int]:
         self._check_open()
         return {shard.number: shard.look()[1].revision for shard in self._shards}
+
+    def floors(self) -> dict[int, int]:
+        self._check_open()
+        return {shard.number: shard.look()[0].header.floor for shard in self._shards}
 
     def read_changes(self, prefix: str, after: Mapping[int, int], limit: int = CHANGES_LIMIT) -> Changes:
         prefix = check_prefix(prefix)
@@ -307,8 +325,10 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _to_entry(record: Record) -> Entry:
-    _, key, value, deleted, _, version, epoch, at, session, name, _, _ = record
-    return Entry(key, None if deleted else orjson.loads(value), version, name or None, epoch, at, deleted, session or None)
+    _, key, data, deleted, _, version, epoch, at, session, name, _, _ = record
+    value = None if deleted else orjson.loads(data)
+    entry: Entry = _new(Entry, (key, value, version, name or None, epoch, at, deleted, session or None))
+    return entry
 
 
 def _to_change(record: Record, shard: int) -> Change:

@@ -82,6 +82,7 @@ class CoordinatorThread:
         #: What all views begin with: commits elsewhere need not wake the thread.
         self._watched = ""
         self._position: dict[int, int] | None = None
+        self._floors: dict[int, int] = {}
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -283,7 +284,7 @@ class CoordinatorThread:
 
     def _pull(self) -> bool:
         """Read and hand out what was committed since; tell whether there was anything."""
-        moved = False
+        moved = self._look_for_repair()
         while True:
             with self._lock:
                 position = self._position
@@ -346,6 +347,18 @@ class CoordinatorThread:
             for watch in [watch for watch in self._watches if watch.closed]:
                 self._watches = tuple(other for other in self._watches if other is not watch)
                 self.release(watch.view)
+
+    def _look_for_repair(self) -> bool:
+        """Bring back what a repair lost and a view holds, although the thread missed nothing; tell whether there was a repair."""
+        if not self._views:
+            return False
+        before, self._floors = self._floors, self._context.floors()
+        with self._lock:
+            position = self._position or {}
+        if all(floor < position.get(shard, 0) or floor == before.get(shard, floor) for shard, floor in self._floors.items()):
+            return False
+        self._catch_up()
+        return True
 
     def _catch_up(self) -> None:
         """Go on although the stream is not kept that far back: what is missing comes from the keys' own history."""

@@ -267,7 +267,7 @@ BUGS: dict[str, Bug] = {
     ),
     "what a key had once is taken for what it has": _bug(
         "crew",
-        _edit("context.shard", "if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:", "if published:"),
+        _edit("context.shared_context", "if os.pread(page.fd, STATE_BYTES, PUBLISHED_AT) == published:", "if published:"),
     ),
     "a writer builds on what it wrote last, whoever wrote since": _bug(
         "crew", _edit("context.commit", "if os.pread(table.fd, SLOT.size, place) != slot:", "if False:")
