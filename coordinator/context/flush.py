@@ -1,8 +1,8 @@
 """Group commit: one flush makes every record durable that stands in the log by then, whoever wrote it.
 
-A writer whose record is in the log waits here, without the shard lock. Whoever finds a free place to lead flushes the log
-up to what is written, publishes that, and wakes those whose records were in it and one of the others, to lead the next flush;
-most find their record published by somebody else's. A leader that dies is replaced after a moment.
+A writer whose record is in the log waits here, without the shard lock. Whoever finds nobody leading flushes the log up to what
+is written, publishes that, wakes those who watch what was in it, those who wait for it, and one of the others, to lead the next
+flush; most find their record published by somebody else's. A leader that dies is replaced after a moment.
 
 A flush that fails is never tried again: the kernel may have dropped the bytes and would report success. What is written
 above the published state is suspect from then on: nobody publishes it, and whoever takes the shard lock next gives it up.
@@ -47,8 +47,8 @@ PUBLISH_NAME = "publish"
 FLUSH_WORDS = 4
 #: A leader that died is replaced after so long.
 _NAP, _BRIEF_NAP = Nap(0.025), Nap(0.001)
-#: Who has waited so often in vain flushes without being asked: the leaders may be stopped. More flushes do no harm.
-_PATIENCE = 10
+#: Who has waited so long in vain flushes without being asked: the leader may be stopped. More flushes do no harm.
+_PATIENCE_S = 0.25
 
 
 class Ticket(NamedTuple):
@@ -102,13 +102,13 @@ class GroupFlush:
             done = self._flush(ticket, generation, page, self._lead)
             if done is not None:
                 return done
-        waits = 0
+        waited_s = 0.0
         is_late = is_woken = False
         while True:
             seen = self._bell.values(self._word)
             data = page.read()
-            mark, number, reach, reach_before, over, log, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
-            is_usual = mark == NO_FLAG and log == ticket.generation and cuts == ticket.cuts
+            mark, number, reach, reach_before, over, of_log, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
+            is_usual = mark == NO_FLAG and of_log == ticket.generation and cuts == ticket.cuts
             if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
                 return is_woken
             if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
@@ -120,15 +120,16 @@ class GroupFlush:
                 done = None
                 if self._lead.try_acquire():
                     done = self._flush(ticket, generation, page, self._lead)
-                elif waits > _PATIENCE:
+                elif waited_s > _PATIENCE_S:
                     done = self._flush(ticket, generation, page, None)
                 if done is not None:
                     return done
-                nap = _BRIEF_NAP  # somebody has just taken the lead, and which flush that is will be told in a moment
+                if over == number:
+                    nap = _BRIEF_NAP  # somebody has just taken the lead, and which flush that is will be told in a moment
             index = which % FLUSH_WORDS
             is_woken = self._bell.doze(seen[index], self._word + index, nap)
             is_late = not is_woken
-            waits += is_late
+            waited_s += nap.seconds if is_late else 0.0
 
     def _flush(self, ticket: Ticket, generation: Generation, page: ControlPage, lead: LockFile | None) -> bool | None:
         """Flush what is written and publish it, and give the lead back; ``None`` if the ticket's record is not among it.

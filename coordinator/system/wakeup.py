@@ -249,6 +249,7 @@ class Nap:
     """How long to doze at most."""
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.pointer = ctypes.byref(_Timespec(int(seconds), int(seconds % 1 * 1e9)))
 
 

@@ -1165,3 +1165,16 @@ def test_who_waits_for_a_flush_goes_on_when_somebody_died_replacing_the_log(
         one.put("c", 2, unconditional=True)
         assert {key: entry.value for key, entry in one.snapshot().items()} == {"a": 19, "b": 1, "c": 2}
         assert one.check() == []
+
+
+def test_a_commit_is_flushed_although_whoever_leads_does_nothing(tmp_path: Path) -> None:
+    """Stopped after taking the lead, and before it could say so."""
+    with SharedContext.open(tmp_path / "context", shards=1) as one, SharedContext.open(tmp_path / "context") as other:
+        one.put("a", 1, unconditional=True)
+        lead = other._shards[0].flush._lead
+        assert lead.try_acquire()
+        try:
+            assert one.put("a", 2, expected_version=1).version == 2
+            assert other.get("a").value == 2  # type: ignore[union-attr]
+        finally:
+            lead.release()
