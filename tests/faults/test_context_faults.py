@@ -1178,3 +1178,29 @@ def test_a_commit_is_flushed_although_whoever_leads_does_nothing(tmp_path: Path)
             assert other.get("a").value == 2  # type: ignore[union-attr]
         finally:
             lead.release()
+
+
+def test_a_flush_that_ends_behind_another_publishes_nothing(tmp_path: Path) -> None:
+    """There are two at once where a leader was stopped, and others did without it."""
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        context.put("a", 1, unconditional=True)
+        shard = context._shards[0]
+        page, (_, before) = shard.page, shard.look()
+        assert page is not None
+        context.put("a", 2, expected_version=1)
+        _, after = shard.look()
+        assert shard.flush._publish(page, 9, page.encode(before), before.end) < 0
+        assert page.read_published() == after
+        assert context.get("a").value == 2  # type: ignore[union-attr]
+
+
+def test_a_flush_beside_one_that_failed_publishes_nothing(tmp_path: Path) -> None:
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        context.put("a", 1, unconditional=True)
+        shard = context._shards[0]
+        page, (_, state) = shard.page, shard.look()
+        assert page is not None
+        later = state._replace(end=state.end + 100, length=100)
+        shard.flush.give_up(page)
+        assert shard.flush._publish(page, 9, page.encode(later), later.end) < 0
+        assert page.read_published() == state
