@@ -332,7 +332,10 @@ BUGS: dict[str, Bug] = {
         "damage index", _edit("context.check", "        if _check_table(generation, state, replay):", "        if False:")
     ),
 }
-_TWO_FLUSHES = "takes two flushes at once, which there are only where a leader was stopped for a quarter of a second: a test of its own finds it"
+_TWO_FLUSHES = (
+    "takes two flushes at once, which there are only where a leader was stopped for a quarter of a second;"
+    " a test of its own finds it"
+)
 #: Bugs that no tool finds, with the reason.
 NOT_FOUND: dict[str, tuple[Bug, str]] = {
     "a failed flush is published by another leader": (
