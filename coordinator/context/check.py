@@ -167,7 +167,7 @@ def repair_shard(shard: Shard, finding: ContextFinding, standing: Standing, *, n
         shard.prepare(page)
     told = "it cannot be told how many revisions are gone" if lost is None else f"{lost} revisions are gone"
     where = f"; the damaged log is {kept}" if kept is not None else ""
-    older = f", {found} entries came from logs set aside before" if found else ""
+    older = f", {found} {'entry' if found == 1 else 'entries'} came from logs set aside before" if found else ""
     message = f"{finding.message}: {len(records) - found} whole records were kept{older}, {told}{where}"
     return dataclasses.replace(finding, message=message, repaired=True)
 

@@ -124,14 +124,11 @@ class OpenShard:
             try:
                 # Only the directory is asked each time. To ask a file that is written to for its times would make the next
                 # write note them exactly, and the next flush write them too: half as long again.
-                status = os.stat(self._place)
+                status = self._look_at_directory()
                 if (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) == self._names:
                     return page
                 if self.lock.is_there():
                     return self._look_at_names(status)
-            except FileNotFoundError as error:
-                self.lock.release()
-                raise damaged(self.directory, "missing", "is missing") from error
             except BaseException:
                 self.lock.release()
                 raise

@@ -199,6 +199,8 @@ class CoordinatorThread:
     def _hold_view(self, prefix: str) -> View:
         view = self._views.get(prefix)
         if view is None:
+            if not self._views:
+                self._floors = self._context.floors()  # before the snapshot: a repair from here on is seen
             view = self._views[prefix] = View(prefix, self._context.snapshot(prefix))
             before, self._watched = self._watched, find_common(self._views)
             if self._thread is not None and before != self._watched:
@@ -295,7 +297,7 @@ class CoordinatorThread:
             try:
                 changes = self._context.read_changes("", position, CHANGES_LIMIT)
             except RevisionCompacted:
-                self._catch_up()
+                self._catch_up("changes were compacted before they were seen")
                 self.breaker.note_success()
                 return True
             self.breaker.note_success()
@@ -352,15 +354,18 @@ class CoordinatorThread:
         """Bring back what a repair lost and a view holds, although the thread missed nothing; tell whether there was a repair."""
         if not self._views:
             return False
-        before, self._floors = self._floors, self._context.floors()
+        before, floors = self._floors, self._context.floors()
         with self._lock:
             position = self._position or {}
-        if all(floor < position.get(shard, 0) or floor == before.get(shard, floor) for shard, floor in self._floors.items()):
-            return False
-        self._catch_up()
-        return True
+        is_repaired = any(
+            floor >= position.get(shard, 0) and floor != before.get(shard, floor) for shard, floor in floors.items()
+        )
+        if is_repaired:
+            self._catch_up("the context was repaired")
+        self._floors = floors  # only now: what could not be brought back is tried again
+        return is_repaired
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, why: str) -> None:
         """Go on although the stream is not kept that far back: what is missing comes from the keys' own history."""
         with self._lock:
             views = tuple(self._views.values())
@@ -387,7 +392,7 @@ class CoordinatorThread:
         revisions = self._context.revisions() if target is None else target
         with self._lock:
             self._position = dict(revisions)
-        message = "changes were compacted before they were seen; watchers got what the keys' history still holds"
+        message = f"{why}; watchers got what the keys' history still holds"
         if brought_back:
             message += f"; {brought_back} entries that a repair had lost were brought back"
         self._report("io", message)

@@ -123,8 +123,11 @@ class LockFile:
         return not self._may_go or self.is_there() or self.try_acquire()
 
     def is_linked(self) -> bool:
-        """Tell whether the lock's file still has a name. Raises ``OSError`` where it was never opened."""
-        return os.fstat(self._fd).st_nlink > 0
+        """Tell whether the lock's file still has a name; where the system does not say, it is taken to have one."""
+        try:
+            return os.fstat(self._fd).st_nlink > 0
+        except OSError:
+            return True
 
     def is_there(self) -> bool:
         """Tell of a lock that is held whether its file is still the one that others open; if not, it is held no more."""

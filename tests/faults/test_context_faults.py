@@ -697,7 +697,7 @@ def test_what_only_a_log_that_was_set_aside_still_has_is_brought_back(tmp_path: 
         assert context.get("first").version == 3  # type: ignore[union-attr]
         flip(directory / "00/log", b"first-2")
         [finding] = context.check(repair=True)
-        assert "1 entries came from logs set aside before" in finding.message
+        assert "1 entry came from logs set aside before" in finding.message
         entry = context.get("first")
         assert (entry.value, entry.version) == ("first-2", 3)  # type: ignore[union-attr]
         assert context.get("gone") is None

@@ -156,9 +156,9 @@ BUGS: dict[str, Bug] = {
         "kill commit",
         _edit(
             "context.open_shard",
-            "                status = os.stat(self._place)\n                if",
+            "                status = self._look_at_directory()\n                if",
             "                os.close(os.open(self.directory / 'held', os.O_CREAT | os.O_EXCL))\n"
-            "                status = os.stat(self._place)\n                if",
+            "                status = self._look_at_directory()\n                if",
         ),
         _edit("context.open_shard", '        """Give the shard lock back."""\n', "        os.unlink(self.directory / 'held')\n"),
         _edit(
