@@ -1204,3 +1204,25 @@ def test_a_flush_beside_one_that_failed_publishes_nothing(tmp_path: Path) -> Non
         shard.flush.give_up(page)
         assert shard.flush._publish(page, 9, page.encode(later), later.end) < 0
         assert page.read_published() == state
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOTDIR])
+def test_a_directory_that_cannot_be_looked_at_is_one_named_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    look = os.stat
+
+    def refuse(path: Any, *given: Any, **options: Any) -> os.stat_result:
+        if path == str(tmp_path / "context/00"):
+            raise OSError(number, os.strerror(number), path)
+        return look(path, *given, **options)
+
+    with SharedContext.open(tmp_path / "context", shards=1) as context:
+        context.put("a", 1, unconditional=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", refuse)
+            with pytest.raises(StorageError) as caught:
+                context.delete("a", unconditional=True)
+            assert caught.value.cause == errno.errorcode[number]
+        assert context.get("a").value == 1  # type: ignore[union-attr]
+        assert context.put("a", 2, expected_version=1).version == 2

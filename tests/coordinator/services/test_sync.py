@@ -515,6 +515,29 @@ def test_what_a_repair_lost_is_brought_back_by_who_still_holds_it(rig: Rig) -> N
     assert rig.other.check() == []
 
 
+def test_what_cannot_be_brought_back_now_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.put("crew/plan", 1)
+    rig.put("crew/plan", 2)
+    view = rig.thread.view("crew/")
+    entry = view["crew/plan"]
+    reinstate, refused = rig.context.reinstate, threading.Event()
+
+    def refuse(entries: Any) -> int:
+        refused.set()
+        raise StorageError("the disk is full", hint="make room")
+
+    monkeypatch.setattr(rig.context, "reinstate", refuse)
+    rig.thread.start()
+    log = rig.home.context("shop") / f"{find_shard('crew/plan', 4):02d}/log"
+    data = bytearray(log.read_bytes())
+    data[data.rindex(b"crew/plan")] ^= 1
+    log.write_bytes(data)
+    assert all(finding.repaired for finding in rig.other.check(repair=True))
+    assert refused.wait(10)
+    monkeypatch.setattr(rig.context, "reinstate", reinstate)
+    wait_until(lambda: rig.other.get("crew/plan") == entry, what="the entry")
+
+
 def test_nothing_is_lost_of_a_context_that_went_back_as_a_whole() -> None:
     """Somebody who puts a backup in the context's place wants what is in it."""
     held = [Entry("a", 1, 4), Entry("b", 2, 1)]
