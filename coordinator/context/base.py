@@ -64,8 +64,9 @@ class ContextBase(ABC):
         incarnation of this session goes on. ``Busy`` and ``StorageError``: nothing was written, unless the error says
         otherwise. ``InvalidInput`` before any file is touched.
         """
-        key, data = check_key(key), encode_value(value)
-        return self._put(key, data, _check_expected(expected_version, unconditional))
+        if type(expected_version) is not int or expected_version < 0 or unconditional:
+            _check_expected(expected_version, unconditional)
+        return self._put(key, encode_value(value), expected_version)
 
     def delete(self, key: str, *, expected_version: int | None = None, unconditional: bool = False) -> Entry:
         """Commit a tombstone and return it. Raises as ``put``, and ``NotFound`` where there is nothing to delete."""
@@ -277,8 +278,8 @@ class ContextBase(ABC):
         """Commit the next version of ``key``, atomically with comparing its version and the writer's epoch."""
 
     def _put(self, key: str, data: bytes, expected_version: int | None) -> Entry:
-        """Commit these bytes as the next version of ``key``, likewise."""
-        return self._write(key, lambda _: data, expected_version)
+        """Commit these bytes as the next version of ``key``, which is not checked yet, likewise."""
+        return self._write(check_key(key), lambda _: data, expected_version)
 
     @abstractmethod
     def _reinstate(self, entry: Entry, data: bytes) -> bool:

@@ -249,6 +249,7 @@ class ControlPage:
                 failpoints.hit("control.write")
             if not self.is_writable:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            files.write_all_at(self.fd, data, offset)
+            if os.pwrite(self.fd, data, offset) != len(data):
+                files.write_all_at(self.fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error

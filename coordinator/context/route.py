@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.context.codec import Placed, Record
+from coordinator.context.control import PUBLISHED_AT, STATE_BYTES
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.model import WriterLike
 from coordinator.context.table import ADDRESS, SLOT, Lookup, Slot, Table, make_tag
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
 
 #: A record up to this size is kept at hand, a larger one read again: to write it takes longer. Arbitrary.
 KEPT_BYTES = 4096
+#: No state: longer than what is read of the page, however much of that is there.
+_NEVER = bytes(STATE_BYTES + 1)
+#: Of a state in the page: where the record ends.
+_END = struct.Struct("<16xQ")
 
 
 class Known(NamedTuple):
@@ -60,7 +67,33 @@ class Route:
         #: What the writer was found to be permitted by.
         self.standing: Standing | None = None
         #: A published state, as it stands in the page, and what the key has as of that; ``None``: nothing.
-        self.shown: tuple[bytes, Record | None] = (b"", None)
+        self.shown: tuple[bytes, Record | None] = (_NEVER, None)
+
+    def look(self) -> tuple[Record | None] | None:
+        """Return what the key has as of what is published by now, if a look or two can tell; nothing is raised.
+
+        Where nothing was committed to the shard since, that is what was shown before. Where the key's slot leads to the record
+        that it led to before, it is that record, if it is published.
+        """
+        shard, published, known = self.shard, self.shown, self.known
+        page, generation = shard.page, shard.generation
+        if page is None:
+            return None
+        try:
+            data = os.pread(page.fd, STATE_BYTES, PUBLISHED_AT)
+            if data == published[0]:
+                return published[1:]
+            if known is None or generation is None or data[:16] != generation.identity_bytes:
+                return None
+            table, place, slot, newest = known
+            record, offset, length, _, _, _, _ = newest
+            is_still = table is generation.table and os.pread(table.fd, SLOT.size, place) == slot
+            if is_still and page.proves(data) and offset + length <= _END.unpack_from(data)[0]:
+                self.shown = published = (data, record)
+                return published[1:]
+        except (OSError, struct.error):
+            pass  # the careful way meets it again, and says what it is
+        return None
 
     def learn(self, table: Lookup, slot: Slot, newest: Placed) -> Known | None:
         """Keep in mind where the key's slot is and to what it leads, unless that is too large to keep."""

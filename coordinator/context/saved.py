@@ -19,7 +19,7 @@ from coordinator.errors import Refused, StorageError
 from coordinator.system import failpoints, files
 
 SAVED_NAME = "index.saved"
-_MAGIC = b"CKEEPSV2"
+_MAGIC = b"CKEEPSV3"
 #: magic, context id, shard, the fields of the state, lengths of directory and buckets, checksum of these; before it the
 #: checksum of itself
 _HEAD, _CHECKSUM = struct.Struct("<8s16sIQQQQQQIIQQI"), struct.Struct("<I")

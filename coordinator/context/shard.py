@@ -38,7 +38,7 @@ from coordinator.context.queue import QueuedLock
 from coordinator.context.route import Route
 from coordinator.context.table import INDEX_NAME, Slot, Table, TableVoid
 from coordinator.context.upkeep import Upkeep
-from coordinator.errors import CrewkeepError, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
+from coordinator.errors import CrewkeepError, Damaged, NotFound, RevisionCompacted, StorageError, Superseded, VersionConflict
 from coordinator.system import failpoints, files
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.wakeup import Bell
@@ -163,7 +163,10 @@ class Shard(OpenShard):
                 return question(generation, state)
             except TableVoid:
                 self.forget(generation)
-        raise damaged(self.directory / INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
+        raise self._void()
+
+    def _void(self) -> Damaged:
+        return damaged(self.directory / INDEX_NAME, "wrong-order", "leads nowhere, however often it is made anew")
 
     # writing
 
@@ -309,14 +312,23 @@ class Shard(OpenShard):
             raise self._describe_failure(self._failed)
         refusal: CrewkeepError | None = None
         records: list[Record] = []
+        position = 0
         generation, state = self.prepare(page)  # 2. what to build on, with whatever a killed writer began finished
+        for _ in range(_REMAKES):
+            try:
+                records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
+                if records:
+                    position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
+                break
+            except (VersionConflict, Superseded, NotFound) as error:
+                refusal = error
+                break
+            except TableVoid:  # somebody harmed it below us
+                generation, state = self._remake(page)
+        else:
+            raise self._void()
         start = state.end
-        try:
-            records, slot, newest = decide(generation, state)  # 3. refuse: epoch, version
-        except (VersionConflict, Superseded, NotFound) as error:
-            refusal = error
         if records:
-            position = self.appender.make_room(page, generation, records[-1], slot)  # 4. room in the table
             after = self.appender.append(generation, state, records, newest)  # 5. every byte into the log
             word = self.appender.index(page, generation, state, after, records[-1], position)  # 6. the table leads to it
             state = after

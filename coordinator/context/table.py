@@ -29,7 +29,7 @@ from coordinator.errors import StorageError
 from coordinator.system import failpoints, files
 
 INDEX_NAME = "index"
-_MAGIC = b"CKEEPIX2"
+_MAGIC = b"CKEEPIX3"
 #: magic, context id, generation, cuts, shard
 _HEAD = struct.Struct("<8s16sQQI")
 _CHECKSUM, _DEPTH, _CLAIM, SLOT, _WORD = (struct.Struct(form) for form in ("<I", "<QQ", "<Q", "<QQ", "<Q"))
@@ -46,6 +46,8 @@ _EMPTY = bytes(_SLOT_BYTES)
 #: A new table is made so full that it need not be split at once.
 _FILL = _SLOTS * 2 // 3
 _DEPTH_MASK = 0x5A5A_C3C3_A5A5_3C3C
+#: So that zeros, where a file was cut and grew again, are no bucket of nothing.
+_CLAIM_MASK = 0x3C5A_A5C3_0000_0000
 #: Places of slots that a process remembers. Arbitrary; a quarter of a megabyte.
 _PLACES = 2048
 #: Looks before a table that does not lead anywhere is taken for damage. Arbitrary.
@@ -178,6 +180,9 @@ class Table:
         while unseen := {bucket for (bucket,) in _CHECKSUM.iter_unpack(self._directory)} - seen:
             for bucket in sorted(unseen):
                 page = self._read(_BUCKETS_AT + bucket * _PAGE_BYTES, _PAGE_BYTES)
+                depth, pattern = _decode_claim(page)
+                if depth > _DEPTH_LIMIT or pattern >> depth:
+                    raise TableVoid(f"bucket {bucket} of {self.path} is none")
                 if "/" not in prefix:
                     yield from (word for word, tag in SLOT.iter_unpack(page[_FIRST_SLOT:]) if tag)
                     continue
@@ -257,7 +262,7 @@ class Table:
             position = _BUCKETS_AT + bucket * _PAGE_BYTES
             page = self._read(position, _PAGE_BYTES)
             depth, pattern = _decode_claim(page)
-            if depth <= _DEPTH_LIMIT and tag & ((1 << depth) - 1) == pattern and len(page) == _PAGE_BYTES:
+            if depth <= _DEPTH_LIMIT and tag & ((1 << depth) - 1) == pattern:
                 return position, page
             self._load_directory()
         raise TableVoid(f"{self.path} leads nowhere")
@@ -389,13 +394,15 @@ def _encode_depth(depth: int) -> bytes:
 
 
 def _encode_claim(depth: int, pattern: int) -> bytes:
-    return _CLAIM.pack(depth | pattern << 8)
+    return _CLAIM.pack((depth | pattern << 8) ^ _CLAIM_MASK)
 
 
 def _decode_claim(page: bytes) -> tuple[int, int]:
-    if len(page) < 8:
+    """Return depth and pattern of a bucket; a depth above the limit if it is none."""
+    if len(page) != _PAGE_BYTES:
         return _DEPTH_LIMIT + 1, 0
     (claim,) = _CLAIM.unpack_from(page)
+    claim ^= _CLAIM_MASK
     return claim & 0xFF, claim >> 8
 
 

@@ -24,6 +24,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.errors import StorageError
@@ -61,7 +62,7 @@ class Bell:
         self._waiting: list[int] = []
         self._next_look_s = 0.0
         self._fd = -1
-        self._page: ctypes.Array[ctypes.c_char] | None = None
+        self._page: _Page | None = None
         self._open()
 
     def reopen(self) -> None:
@@ -106,8 +107,8 @@ class Bell:
         """
         page = self._page  # keeps the mapping alive for the length of the call
         if page is not None:
-            address = self._address + 4 * word
-            woken = int(_syscall(_CALL, address, _WAKE_OP, waiters, None, address, _ADD_ONE))
+            address = page.find(word)
+            woken: int = _wake(_CALL, address, _WAKE_OP, waiters, None, address, _ADD_ONE)
             if woken >= 0:
                 return woken
         if not self._closed:
@@ -120,7 +121,7 @@ class Bell:
         if page is None:
             time.sleep(_FIRST_POLL_S)
             return False
-        if _syscall(_CALL, self._address + 4 * word, _WAIT, seen, nap.pointer, None, 0) >= 0:
+        if _wait(_CALL, page.find(word), _WAIT, seen, nap.pointer, None, 0) >= 0:
             return True
         number = ctypes.get_errno()
         if number not in _USUAL:
@@ -190,14 +191,13 @@ class Bell:
                 if writable and (size := os.fstat(fd).st_size) < _PAGE_BYTES:
                     # Written, not truncated to length: a hole on a full disk could not be raised by the kernel.
                     os.pwrite(fd, bytes(_PAGE_BYTES - size), size)
-                page = _map(fd) if writable and _CALL is not None else None
+                page = _Page(fd) if writable and _CALL is not None else None
             except BaseException:
                 os.close(fd)
                 raise
         except OSError as error:
             raise StorageError.from_os(error, "open the bell", self._path) from error
         before, self._fd, self._page = self._fd, fd, page
-        self._address = ctypes.addressof(page) if page is not None else 0
         self.mode = "poll" if page is None else "futex"
         self._writable = writable
         if before >= 0:
@@ -253,9 +253,21 @@ class Nap:
         self.pointer = ctypes.byref(_Timespec(int(seconds), int(seconds % 1 * 1e9)))
 
 
-def _map(fd: int) -> ctypes.Array[ctypes.c_char]:
-    """Map the page; it is unmapped when the last reference to the result goes."""
-    return (ctypes.c_char * _PAGE_BYTES).from_buffer(mmap.mmap(fd, _PAGE_BYTES))
+class _Page:
+    """The mapped page. It is unmapped when the last reference goes: whoever uses an address of it keeps one."""
+
+    def __init__(self, fd: int) -> None:
+        self._bytes = (ctypes.c_char * _PAGE_BYTES).from_buffer(mmap.mmap(fd, _PAGE_BYTES))
+        self._address = ctypes.addressof(self._bytes)
+        #: Of numbers that were used. Made once, so that a call costs half a microsecond less.
+        self._addresses: dict[int, ctypes.c_void_p] = {}
+
+    def find(self, word: int) -> ctypes.c_void_p:
+        """Return where the number is."""
+        address = self._addresses.get(word)
+        if address is None:
+            address = self._addresses[word] = ctypes.c_void_p(self._address + 4 * word)
+        return address
 
 
 def _find_futex_call(machine: str) -> int | None:
@@ -265,21 +277,13 @@ def _find_futex_call(machine: str) -> int | None:
     return _FUTEX_CALLS.get(machine)
 
 
-def _open_library() -> ctypes.CDLL:
-    library = ctypes.CDLL(None, use_errno=True)
+def _find_syscall(library: ctypes.CDLL) -> Callable[..., int]:
+    """Return the C library's ``syscall``. Whoever calls it gives addresses as such and only small numbers as numbers."""
     library.syscall.restype = ctypes.c_long
-    # Registers all of them; declared once, so that a call costs a microsecond less.
-    library.syscall.argtypes = [
-        ctypes.c_long,
-        ctypes.c_void_p,
-        ctypes.c_long,
-        ctypes.c_long,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_long,
-    ]
-    return library
+    return library.syscall
 
 
-_syscall = _open_library().syscall
 _CALL = _find_futex_call(os.uname().machine)
+#: Waking does not wait, so it need not let other threads run meanwhile, nor is it asked what went wrong.
+_wake = _find_syscall(ctypes.PyDLL(None))
+_wait = _find_syscall(ctypes.CDLL(None, use_errno=True))

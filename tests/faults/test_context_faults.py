@@ -32,7 +32,9 @@ from coordinator.context.flush import Doubt, GroupFlush
 from coordinator.context.generation import Generation
 from coordinator.context.keys import find_shard
 from coordinator.context.log import Scan
+from coordinator.context.open_shard import CONTROL_NAME
 from coordinator.context.shard import Shard
+from coordinator.context.table import INDEX_NAME
 from coordinator.errors import CrewkeepError, Damaged, FormatTooNew, InvalidInput, RevisionCompacted, StorageError, Superseded
 from coordinator.sessions.model import Writer
 from coordinator.system import failpoints, files
@@ -775,6 +777,47 @@ def test_a_log_cut_under_an_open_handle_takes_no_writes(tmp_path: Path) -> None:
             other.history("a")
 
 
+@pytest.mark.parametrize("is_filled", [False, True], ids=["short", "zeros"])
+@pytest.mark.parametrize("left_bytes", [0, 1, 16, 64, 80, 124, 128, 200, 252, 4096, 5000, 266_240])
+@pytest.mark.parametrize("name", [CONTROL_NAME, INDEX_NAME])
+def test_a_page_or_index_cut_under_an_open_handle_hides_nothing(
+    tmp_path: Path, name: str, left_bytes: int, is_filled: bool
+) -> None:
+    path = tmp_path / "context/00" / name
+
+    def cut() -> None:
+        size = path.stat().st_size
+        os.truncate(path, min(size, left_bytes))
+        os.truncate(path, size if is_filled else min(size, left_bytes))
+
+    with SharedContext.open(tmp_path / "context", shards=1) as writer, SharedContext.open(tmp_path / "context") as other:
+        writer.put("written", 1, unconditional=True)
+        writer.put("read", 1, unconditional=True)
+        assert writer.get("read")
+        assert other.get("read")
+        assert other.get("absent") is None
+        for handle in (writer, other):
+            for key in ("written", "read"):
+                cut()
+                entry = handle.get(key)
+                assert entry is not None and entry.value == 1
+            cut()
+            assert handle.get("absent") is None
+            cut()
+            assert list(handle.keys("")) == ["read", "written"]
+            cut()
+            assert sorted(handle.snapshot("")) == ["read", "written"]
+            cut()
+            handle.put("absent", 1, expected_version=0)
+            cut()
+            handle.update("written", lambda value: value)
+            cut()
+            handle.delete("absent", unconditional=True)
+        cut()
+        assert {finding.repaired for finding in writer.check(repair=True)} <= {True}
+        assert writer.check() == []
+
+
 def test_a_record_that_is_whole_but_wrong_is_found(tmp_path: Path) -> None:
     with SharedContext.open(tmp_path / "context", shards=2) as context:
         context.put("a", 1, unconditional=True)
@@ -1178,6 +1221,29 @@ def test_a_commit_is_flushed_although_whoever_leads_does_nothing(tmp_path: Path)
             assert other.get("a").value == 2  # type: ignore[union-attr]
         finally:
             lead.release()
+
+
+def test_while_a_record_is_being_flushed_nobody_is_shown_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[Any, ...]] = []
+    flush = files.sync_data
+
+    def look_and_flush(fd: int) -> None:
+        for handle in (context, other):
+            entry = handle.get("a")
+            shown.append((entry and entry.value, dict(handle.snapshot("")), [found.version for found in handle.history("a")]))
+        flush(fd)
+
+    with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
+        for version in range(4):
+            for handle in (context, other):
+                handle.get("a")
+            before = context.snapshot("")
+            shown.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "sync_data", look_and_flush)
+                context.put("a", version + 1, expected_version=version)
+            assert shown == [(version or None, dict(before), list(range(version, 0, -1)))] * 2
+            assert [handle.get("a") for handle in (context, other)] == [context.history("a")[0]] * 2
 
 
 def test_a_flush_that_ends_behind_another_publishes_nothing(tmp_path: Path) -> None:
