@@ -199,7 +199,10 @@ class ContextBase(ABC):
         self._store_rule(prefix, rule)
 
     def _find_rule(self, key: str) -> MergeFunction | None:
-        named = {prefix: merge.RULES[name] for prefix, name in self.rules().items() if name in merge.RULES}
+        rules = self.rules()
+        if not rules and not self._functions:
+            return None
+        named = {prefix: merge.RULES[name] for prefix, name in rules.items() if name in merge.RULES}
         return merge.find_rule({**named, **self._functions}, key)
 
     # watching

@@ -60,7 +60,7 @@ def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrit
         rewrite.add(record)
     scan = Scan()
     for placed in _iter_stretch(generation, scan, state.end):  # 1. what is needed of what is durable
-        if _is_needed(placed.record, generation, state, rewrite.header.floor):
+        if _is_needed(placed.record, generation, state, rewrite):
             rewrite.add(placed.record)
     for _ in range(_ROUNDS):  # 2. what came in meanwhile
         _, state = shard.look()
@@ -89,12 +89,14 @@ def _iter_stretch(generation: Generation, scan: Scan, stop: int) -> Iterator[Pla
         raise log.damaged(generation.path, scan.reason or "truncated", f"is damaged at {scan.end} of {stop}")
 
 
-def _is_needed(record: Record, generation: Generation, state: State, recent_above: int) -> bool:
+def _is_needed(record: Record, generation: Generation, state: State, rewrite: Rewrite) -> bool:
     if record.kind != ENTRY:
         return record.kind not in (FENCE, RULE)
-    if record.revision > recent_above:
+    if record.revision > rewrite.header.floor or rewrite.has(record.key):  # a key's versions are kept without a gap
         return True
-    newest = generation.find_newest(record.key, state)
+    # It counts from the newest version that is written by now, durable or not, which is in the new log before that is swapped
+    # in: to step back from it to the newest durable one would take a look for each commit since.
+    newest = generation.find_latest(record.key, state)
     return newest is None or newest.record.version - record.version < HISTORY_LIMIT
 
 

@@ -22,6 +22,8 @@ from coordinator.context.table import Lookup, Slot, TableVoid, make_tag
 from coordinator.errors import StorageError
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
+#: Behind the end of every log.
+_ANYWHERE = 1 << 62
 #: Looks at a slot whose record does not prove itself: it was being written. Arbitrary.
 _LOOKS = 100
 
@@ -84,6 +86,14 @@ class Generation:
     def find_newest(self, key: str, state: State) -> Placed | None:
         """Return the newest version of a key as of ``state``, which may be a tombstone."""
         _, placed = self.find_slot(key, state)
+        return placed
+
+    def find_latest(self, key: str, state: State) -> Placed | None:
+        """Return the newest version of a key that stands in the log by now, durable or not, which is that of ``state`` or newer.
+
+        However much was written since, it takes one look.
+        """
+        _, placed = self.find_slot(key, state._replace(end=_ANYWHERE))
         return placed
 
     def find_slot(self, key: str, state: State, tag: int | None = None) -> tuple[Slot | None, Placed | None]:

@@ -162,9 +162,12 @@ class OpenShard:
             raise damaged(self.directory, "wrong-shape", "is not a directory")
         with self._opening:
             page = self._open_page(to_write=True)
-            if self.generation is not None and self.generation.inode != self._find_inode():
+            known = self.generation
+            if known is not None and known.inode != self._find_inode():
                 self.generation = None
-                page.void()
+                written = page.read_written()
+                if written is None or written[:2] == known.identity:
+                    page.void()  # it was not a compaction that replaced the log, or the page would tell of another generation
         self._names = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns) if _is_settled(status) else None
         return page
 

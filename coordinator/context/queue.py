@@ -16,6 +16,8 @@ from coordinator.system.locks import LockFile
 from coordinator.system.wakeup import Bell, Nap
 
 _NAP = Nap(0.01)
+#: Who wakes by itself is at the queue's end again.
+_LONG_NAP = Nap(0.03)
 _WANTED_BYTES = 8
 
 
@@ -62,7 +64,7 @@ class FairLock(QueuedLock):
             return True
         while time.monotonic() < deadline_s:
             self._note_wanted(what)
-            self._bell.doze(seen, self._word, _NAP)
+            self._bell.doze(seen, self._word, _LONG_NAP)
             seen = self._bell.value(self._word)
             if self.try_acquire():
                 return True

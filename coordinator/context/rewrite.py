@@ -45,6 +45,10 @@ class Rewrite:
         files.remove_quietly(self._log)
         files.remove_quietly(self._index)
 
+    def has(self, key: str) -> bool:
+        """Tell whether a version of the key was added."""
+        return key in self._replay.newest
+
     def add(self, record: Record) -> Placed:
         """Append a record, in a chain with those before it. Raises ``StorageError``."""
         replay, last = self._replay, self._last

@@ -149,6 +149,11 @@ class Shard(OpenShard):
 
     def standing(self) -> Standing:
         """Return who is fenced, who has written and which rules hold."""
+        page, generation = self.page, self.generation
+        if page is not None and generation is not None:
+            state = page.read_published()
+            if state is not None and state.standing == generation.known_standing.at and state[:2] == generation.identity:
+                return generation.known_standing
         return self._ask(lambda generation, state: generation.standing(state))
 
     def list_keys(self, prefix: str) -> list[str]:

@@ -386,6 +386,52 @@ def small_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "RECENT_COUNT", 5)
 
 
+def test_what_is_written_meanwhile_does_not_make_compaction_look_longer(
+    tmp_path: Path, small_compaction: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read = Generation.read
+
+    def count(generation: Generation, offset: int) -> Placed:
+        nonlocal looks
+        looks += 1
+        return read(generation, offset)
+
+    with SharedContext.open(tmp_path / "context", shards=1) as context, SharedContext.open(tmp_path / "context") as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(compaction, "COMPACT_ABOVE_BYTES", 1 << 30)
+            for number in range(300):
+                context.put("a", number, unconditional=True)
+            state = context._shards[0].look()[1]
+            for number in range(300, 2300):
+                other.put("a", number, unconditional=True)
+        with monkeypatch.context() as patch:
+            # As if all these had been written since the compaction began.
+            patch.setattr(context._shards[0], "look", lambda: (context._shards[0].generation, state))
+            patch.setattr(Generation, "read", count)
+            compaction.compact(context._shards[0])
+        assert looks < 100
+        assert context.revisions() == other.revisions() == {0: 2300}
+        assert [entry.value for entry in context.history("a")] == list(range(2299, 2249, -1))
+        assert context._shards[0].look()[1].generation == 2
+        assert context.check() == []
+
+
+def test_after_a_compaction_nobody_makes_the_index_anew(tmp_path: Path, small_compaction: None) -> None:
+    with contextlib.ExitStack() as stack:
+        handles = [stack.enter_context(SharedContext.open(tmp_path / "context", shards=1)) for _ in range(3)]
+        for number in range(600):
+            handles[0].put("a", number, unconditional=True)
+            if number % 50 == 0:
+                for handle in handles:
+                    handle.put("b", number, unconditional=True)
+        for handle in handles:
+            handle.put("b", 0, unconditional=True)
+        state = handles[0]._shards[0].look()[1]
+        assert state.generation > 1
+        assert state.cuts == 0
+
+
 def test_compaction_does_not_follow_compaction(tmp_path: Path, small_compaction: None) -> None:
     with SharedContext.open(tmp_path / "context", shards=1) as context:
         inodes = set()

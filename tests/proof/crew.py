@@ -29,6 +29,8 @@ from proof.register import judge_register
 KEYS = 3
 #: Chosen so often.
 _CHOICE = [Kind.GET] * 5 + [Kind.NEWEST] + [Kind.PUT] * 2 + [Kind.CAS] * 4 + [Kind.DELETE] + [Kind.UPDATE] * 2
+#: Now and then somebody only reads for a while: a writer is told in many ways that the log was replaced, a reader in one.
+_SPELL_CHANCE, _SPELL_READS = 0.02, 200
 
 
 @dataclass(slots=True)
@@ -102,6 +104,9 @@ class Member:
     def work(self, parent: int) -> None:
         """Go on until killed, or until there is nobody any more who would do it."""
         while os.getppid() == parent:
+            if self._chance.random() < _SPELL_CHANCE:
+                for _ in range(_SPELL_READS):
+                    self.act(Kind.GET, self._chance.randrange(KEYS))
             self.act(self._chance.choice(_CHOICE), self._chance.randrange(KEYS))
 
     def act(self, kind: Kind, key: int) -> None:
