@@ -209,10 +209,6 @@ class ControlPage:
         """Tell of a page that was read whether what is written above ``published`` must be given up."""
         return data[SUSPECT] == self._boot
 
-    def proves(self, data: bytes) -> bool:
-        """Tell whether these bytes of the page are a whole state."""
-        return bool(zlib.crc32(data[: STATE.size]) == CHECKSUM.unpack_from(data, STATE.size)[0])
-
     def encode(self, state: State) -> bytes:
         """Return a state as it stands in the page."""
         known = self._encoded
@@ -228,7 +224,7 @@ class ControlPage:
             return known[1]
         if data == own[0]:
             return own[1]
-        if len(data) != STATE_BYTES or zlib.crc32(data[: STATE.size]) != CHECKSUM.unpack_from(data, STATE.size)[0]:
+        if not proves(data):
             return None
         state = State(*STATE.unpack_from(data))
         if not state.end:
@@ -253,3 +249,8 @@ class ControlPage:
                 files.write_all_at(self.fd, data, offset)
         except OSError as error:
             raise StorageError.from_os(error, "write", self.path) from error
+
+
+def proves(data: bytes) -> bool:
+    """Tell whether these bytes of a page are a whole state."""
+    return len(data) == STATE_BYTES and zlib.crc32(data[: STATE.size]) == CHECKSUM.unpack_from(data, STATE.size)[0]

@@ -28,6 +28,7 @@ from coordinator.context.control import (
     ControlPage,
     Progress,
     State,
+    proves,
 )
 from coordinator.context.generation import Generation
 from coordinator.context.watch import EVERYTHING, list_words
@@ -109,7 +110,7 @@ class GroupFlush:
             data = page.read()
             mark, number, reach, reach_before, over, of_log, cuts, published_end = _WAITED.unpack_from(data, SUSPECT_AT)
             is_usual = mark == NO_FLAG and of_log == ticket.generation and cuts == ticket.cuts
-            if is_usual and published_end >= ticket.end and page.proves(data[PUBLISHED]):
+            if is_usual and published_end >= ticket.end and proves(data[PUBLISHED]):
                 return is_woken
             if not (is_usual and published_end < ticket.end) and _is_done(ticket, page.read_progress()):
                 return is_woken
@@ -145,7 +146,7 @@ class GroupFlush:
                 or identity != written[:16]
                 or identity != generation.identity_bytes
                 or published_end >= ticket.end
-                or not page.proves(written)
+                or not proves(written)
             ):
                 before = page.read_progress()
                 if _is_done(ticket, before):

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.context.codec import Placed, Record
-from coordinator.context.control import PUBLISHED_AT, STATE_BYTES
+from coordinator.context.control import STATE_BYTES, proves
 from coordinator.context.generation import Generation, Standing
 from coordinator.context.model import WriterLike
 from coordinator.context.table import ADDRESS, SLOT, Lookup, Slot, Table, make_tag
@@ -69,31 +69,22 @@ class Route:
         #: A published state, as it stands in the page, and what the key has as of that; ``None``: nothing.
         self.shown: tuple[bytes, Record | None] = (_NEVER, None)
 
-    def look(self) -> tuple[Record | None] | None:
-        """Return what the key has as of what is published by now, if a look or two can tell; nothing is raised.
+    def find_shown(self, published: bytes) -> Record | None:
+        """Return what the key has as of a published state, as it stands in the page; ``None`` if that takes a longer look.
 
-        Where nothing was committed to the shard since, that is what was shown before. Where the key's slot leads to the record
-        that it led to before, it is that record, if it is published.
+        It is the record that was known before, if the key's slot still leads to it and it is published. Raises ``OSError``.
         """
-        shard, published, known = self.shard, self.shown, self.known
-        page, generation = shard.page, shard.generation
-        if page is None:
+        known, generation = self.known, self.shard.generation
+        if known is None or generation is None or published[:16] != generation.identity_bytes:
             return None
-        try:
-            data = os.pread(page.fd, STATE_BYTES, PUBLISHED_AT)
-            if data == published[0]:
-                return published[1:]
-            if known is None or generation is None or data[:16] != generation.identity_bytes:
-                return None
-            table, place, slot, newest = known
-            record, offset, length, _, _, _, _ = newest
-            is_still = table is generation.table and os.pread(table.fd, SLOT.size, place) == slot
-            if is_still and page.proves(data) and offset + length <= _END.unpack_from(data)[0]:
-                self.shown = published = (data, record)
-                return published[1:]
-        except (OSError, struct.error):
-            pass  # the careful way meets it again, and says what it is
-        return None
+        table, place, slot, newest = known
+        record, offset, length, _, _, _, _ = newest
+        if table is not generation.table or os.pread(table.fd, SLOT.size, place) != slot:
+            return None
+        if not proves(published) or offset + length > _END.unpack_from(published)[0]:
+            return None
+        self.shown = (published, record)
+        return record
 
     def learn(self, table: Lookup, slot: Slot, newest: Placed) -> Known | None:
         """Keep in mind where the key's slot is and to what it leads, unless that is too large to keep."""

@@ -19,7 +19,7 @@ from coordinator.config import CHANGES_LIMIT, LOCK_TIMEOUT_S, SHARD_COUNT
 from coordinator.context import check, meta
 from coordinator.context.base import ContextBase, Make, check_writer
 from coordinator.context.codec import ENTRY, Record
-from coordinator.context.control import State
+from coordinator.context.control import PUBLISHED_AT, STATE_BYTES, State
 from coordinator.context.generation import Generation
 from coordinator.context.keys import check_key, check_prefix, find_shard
 from coordinator.context.model import Change, Changes, ContextFinding, Durability, Entry, Snapshot, Value, WriterLike
@@ -178,11 +178,18 @@ class SharedContext(ContextBase):
 
     def get(self, key: str) -> Entry | None:
         route = self._routes.get(key) if type(key) is str else None
-        if route is None:
-            route = self._find_route(check_key(key))
-        elif not failpoints.armed and (found := route.look()):  # what it knows of the key still holds
-            record = found[0]
-            return None if record is None or record.deleted else _to_entry(record)
+        if route is not None and (page := route.shard.page) is not None and not failpoints.armed:
+            shown, record = route.shown
+            try:
+                published = os.pread(page.fd, STATE_BYTES, PUBLISHED_AT)
+                if published == shown:  # nothing was committed to the shard since
+                    return None if record is None or record.deleted else _to_entry(record)
+                record = route.find_shown(published)
+                if record is not None:  # nothing was committed to the key
+                    return None if record.deleted else _to_entry(record)
+            except OSError:
+                pass  # the careful way meets it again, and says what it is
+        route = route or self._find_route(check_key(key))
         record = route.shard.get(route)
         return None if record is None or record.deleted else _to_entry(record)
 

@@ -266,10 +266,10 @@ BUGS: dict[str, Bug] = {
     ),
     "what a key had once is taken for what it has": _bug(
         "crew",
-        _edit("context.route", "if data == published[0]:", "if published[0] is not _NEVER:"),
+        _edit("context.shared_context", "if published == shown:", "if shown[0]:"),
     ),
     "what a key's slot led to once is taken for what it leads to": _bug(
-        "crew", _edit("context.route", "os.pread(table.fd, SLOT.size, place) == slot", "bool(slot)")
+        "crew", _edit("context.route", "os.pread(table.fd, SLOT.size, place) != slot", "not slot")
     ),
     "a writer builds on what it wrote last, whoever wrote since": _bug(
         "crew", _edit("context.commit", "if os.pread(table.fd, SLOT.size, place) != slot:", "if False:")
