@@ -74,6 +74,7 @@ class FairLock(QueuedLock):
         LockFile.release(self)
         if not self._bell.wake(self._word, 1) and self.find_wanted():
             self._note_wanted(b"")
+            self._bell.wake(self._word, 1)  # who came in between believed it and sleeps
 
     def find_wanted(self) -> bytes:
         """Return what somebody waits for, nothing if nobody does."""
