@@ -76,7 +76,7 @@ VALUE_DEPTH_LIMIT = 100
 HISTORY_LIMIT = 50
 #: Of records that history no longer needs, compaction still keeps the newest so many, for watchers that are a bit behind.
 RECENT_COUNT = 10_000
-RECENT_LIMIT_BYTES = 16 << 20
+RECENT_LIMIT_BYTES = 4 << 20
 #: A log smaller than this is never compacted. Arbitrary.
 COMPACT_ABOVE_BYTES = 1 << 20
 #: The index of a shard is saved whenever its log has grown by so much; after a reboot no more than that is replayed.

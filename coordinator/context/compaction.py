@@ -29,16 +29,15 @@ if TYPE_CHECKING:
 COMPACTION_NAME = "compaction"
 #: Rounds without the lock, and what may be left for the last one with it. Arbitrary; a millisecond of copying.
 _ROUNDS, _LAST_ROUND_BYTES = 5, 1 << 16
+#: Keys remembered of which old versions are dropped. Arbitrary; some megabytes.
+_GONE_LIMIT = 10_000
 
 
 def is_due(state: State, not_before_bytes: int) -> bool:
     """Tell whether the log is mostly dead and big enough to bother."""
-    # What is kept for late watchers may be dead as well and must not count, or compaction would follow compaction.
-    dead_bytes = state.end - state.kept_bytes
-    return (
-        state.end > max(COMPACT_ABOVE_BYTES, not_before_bytes)
-        and (dead_bytes - RECENT_LIMIT_BYTES) * 2 > state.end - RECENT_LIMIT_BYTES
-    )
+    # What is kept for late watchers may be dead as well, and is written anew each time: twice as much must be given back, or
+    # commits of large values to a few keys would pay for it again and again.
+    return state.end > max(COMPACT_ABOVE_BYTES, not_before_bytes, 2 * state.kept_bytes + 3 * RECENT_LIMIT_BYTES)
 
 
 def compact(shard: Shard) -> None:
@@ -58,9 +57,9 @@ def compact(shard: Shard) -> None:
 def _compact(shard: Shard, generation: Generation, state: State, rewrite: Rewrite) -> None:
     for record in iter_standing(generation.standing(state)):
         rewrite.add(record)
-    scan = Scan()
+    scan, gone = Scan(), dict[str, int]()
     for placed in _iter_stretch(generation, scan, state.end):  # 1. what is needed of what is durable
-        if _is_needed(placed.record, generation, state, rewrite):
+        if _is_needed(placed.record, generation, state, rewrite, gone):
             rewrite.add(placed.record)
     for _ in range(_ROUNDS):  # 2. what came in meanwhile
         _, state = shard.look()
@@ -89,15 +88,23 @@ def _iter_stretch(generation: Generation, scan: Scan, stop: int) -> Iterator[Pla
         raise log.damaged(generation.path, scan.reason or "truncated", f"is damaged at {scan.end} of {stop}")
 
 
-def _is_needed(record: Record, generation: Generation, state: State, rewrite: Rewrite) -> bool:
+def _is_needed(record: Record, generation: Generation, state: State, rewrite: Rewrite, gone: dict[str, int]) -> bool:
+    """Tell whether the new log takes a record over. ``gone`` remembers by key below which version nothing is needed."""
     if record.kind != ENTRY:
         return record.kind not in (FENCE, RULE)
     if record.revision > rewrite.header.floor or rewrite.has(record.key):  # a key's versions are kept without a gap
         return True
+    if record.version < gone.get(record.key, 0):
+        return False
     # It counts from the newest version that is written by now, durable or not, which is in the new log before that is swapped
     # in: to step back from it to the newest durable one would take a look for each commit since.
     newest = generation.find_latest(record.key, state)
-    return newest is None or newest.record.version - record.version < HISTORY_LIMIT
+    if newest is None or newest.record.version - record.version < HISTORY_LIMIT:
+        return True
+    if len(gone) >= _GONE_LIMIT:
+        gone.clear()
+    gone[record.key] = newest.record.version - HISTORY_LIMIT + 1
+    return False
 
 
 def find_recent(generation: Generation, state: State) -> int:

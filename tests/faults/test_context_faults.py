@@ -45,7 +45,7 @@ import json, os, sys
 from coordinator.context import SharedContext, compaction
 from coordinator.sessions.model import Writer
 
-compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = 4000, 1000, 5
+compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = 4000, 333, 5
 
 def say(*what):
     os.write(1, (json.dumps(what) + "\\n").encode())
@@ -382,7 +382,7 @@ def test_a_compaction_without_space_fails_nobodys_write(tmp_path: Path, small_co
 @pytest.fixture
 def small_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "COMPACT_ABOVE_BYTES", 4000)
-    monkeypatch.setattr(compaction, "RECENT_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(compaction, "RECENT_LIMIT_BYTES", 333)
     monkeypatch.setattr(compaction, "RECENT_COUNT", 5)
 
 

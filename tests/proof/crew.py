@@ -30,7 +30,7 @@ KEYS = 3
 #: Chosen so often.
 _CHOICE = [Kind.GET] * 5 + [Kind.NEWEST] + [Kind.PUT] * 2 + [Kind.CAS] * 4 + [Kind.DELETE] + [Kind.UPDATE] * 2
 #: Now and then somebody only reads for a while: a writer is told in many ways that the log was replaced, a reader in one.
-_SPELL_CHANCE, _SPELL_READS = 0.02, 200
+_SPELL_CHANCE, _SPELL_READS = 0.005, 100
 
 
 @dataclass(slots=True)

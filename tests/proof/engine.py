@@ -21,7 +21,7 @@ _Knob = tuple[str, str, int]
 #: Module, name and value: compaction after a few commits instead of a megabyte, and the index saved after a few.
 SMALL: list[_Knob] = [
     ("coordinator.context.compaction", "COMPACT_ABOVE_BYTES", 4000),
-    ("coordinator.context.compaction", "RECENT_LIMIT_BYTES", 1000),
+    ("coordinator.context.compaction", "RECENT_LIMIT_BYTES", 333),
     ("coordinator.context.compaction", "RECENT_COUNT", 5),
     ("coordinator.context.upkeep", "SAVE_EVERY_BYTES", 600),
 ]

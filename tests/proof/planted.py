@@ -292,8 +292,8 @@ BUGS: dict[str, Bug] = {
         "crash compaction",
         _edit(
             "context.compaction",
-            "    return newest is None or newest.record.version",
-            "    return not record.deleted and newest is not None and newest.record.version",
+            "    if record.revision > rewrite.header.floor or rewrite.has(record.key):",
+            "    if record.deleted:\n        return False\n    if record.revision > rewrite.header.floor or rewrite.has(record.key):",
         ),
     ),
     "compaction swaps without what came in meanwhile": _bug(

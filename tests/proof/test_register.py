@@ -151,7 +151,7 @@ def test_many_processes_killed_and_stopped_are_answered_as_by_one_register(repor
 
 @pytest.mark.timeout(3600 if PROVE else 120)
 def test_nor_does_compaction_under_them_lose_anything(report: Report) -> None:
-    figures = run_crew(members=4, operations=OPERATIONS // 4, seed=SEED, deadline_s=1200 if PROVE else 40, is_small=True)
+    figures = run_crew(members=4, operations=OPERATIONS, seed=SEED, deadline_s=1200 if PROVE else 40, is_small=True)
     report(figures)
     assert figures.bad == []
     assert figures.kills

@@ -27,7 +27,7 @@ def run_tool(strace: str, tool: str, bug: str | None, *, seed: int = 1) -> list[
         only = what.encode() or None
         return run_damage(limit=2000 if only else 600, seed=seed, bug=bug, stop_at=1, only=only).bad
     if name == "crew":
-        return run_crew(members=4, operations=100_000, seed=seed, deadline_s=20, is_small=what == "small", bug=bug).bad
+        return run_crew(members=4, operations=40_000, seed=seed, deadline_s=20, is_small=what == "small", bug=bug).bad
     scenario = what if name == "kill" else "commit" if name == "short" else "compaction"
     with Interruptions(strace, scenario, bug) as interruptions:
         if name == "kill":

@@ -56,7 +56,7 @@ class ContextMachine(RuleBasedStateMachine):
     @initialize(kind=st.sampled_from(["shared", "memory"]), shards=st.integers(1, 3))
     def begin(self, kind: str, shards: int) -> None:
         self.kind, self.shards = kind, shards
-        compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = 1500, 700, 10
+        compaction.COMPACT_ABOVE_BYTES, compaction.RECENT_LIMIT_BYTES, compaction.RECENT_COUNT = 1500, 233, 10
         self.handles = [self.open(), self.open()] if kind == "shared" else [MemoryContext()] * 2
 
     def open(self) -> ContextBase:
