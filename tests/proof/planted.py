@@ -293,7 +293,8 @@ BUGS: dict[str, Bug] = {
         _edit(
             "context.compaction",
             "    if record.revision > rewrite.header.floor or rewrite.has(record.key):",
-            "    if record.deleted:\n        return False\n    if record.revision > rewrite.header.floor or rewrite.has(record.key):",
+            "    if record.deleted:\n        return False\n"
+            "    if record.revision > rewrite.header.floor or rewrite.has(record.key):",
         ),
     ),
     "compaction swaps without what came in meanwhile": _bug(
