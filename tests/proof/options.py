@@ -27,7 +27,7 @@ FAILURES = choose("FAILURES", 24, 1_000_000)
 #: Truncations and flipped bits.
 HARMS = choose("HARMS", 250, 10_000_000)
 #: Operations of all members of a crew, and how many members.
-OPERATIONS = choose("OPERATIONS", 40_000, 1_000_000)
+OPERATIONS = choose("OPERATIONS", 16_000, 1_000_000)
 MEMBERS = choose("MEMBERS", 4, 16)
 #: Kills of a crew's members at random instants.
 RANDOM_KILLS = choose("RANDOM_KILLS", 40, 10_000)
