@@ -35,6 +35,8 @@ class _Judge:
         self.latest_begin: dict[int, int] = {}
         self.earliest_end: dict[int, int] = {}
         self.absent: list[Act] = []
+        #: Versions that are deletions of somebody whose end is not known. One deletion looks like another.
+        self.deleted: set[int] = set()
 
     def run(self) -> Iterator[str]:
         for act in self.acts:
@@ -44,6 +46,7 @@ class _Judge:
                 self.written[act.version] = act
         for act in self.acts:
             yield from self._read(act)
+        yield from self._ascribe_deletions()
         yield from self._fill_gaps()
         yield from self._judge_bases()
         yield from self._place()
@@ -72,6 +75,9 @@ class _Judge:
     def _ascribe(self, read: Act) -> Iterator[str]:
         """Learn from a read who wrote a version."""
         found = self.written.get(read.version)
+        if found is None and read.token == GONE:
+            self.deleted.add(read.version)
+            return
         if found is None:
             found = next((act for act in self.open if _token(act) == read.token and _fits(act, read.version)), None)
             if found is None:
@@ -82,10 +88,20 @@ class _Judge:
         if _token(found) != read.token:
             yield f"version {read.version} was written as {_token(found)} and read as {read.token}"
 
+    def _ascribe_deletions(self) -> Iterator[str]:
+        """Ascribe the earliest deletions to the earliest versions: if any way to do so explains the history, this one does.
+
+        They stay open: which of them it was is not known, and another may have filled a gap.
+        """
+        begun = sorted((act for act in self.open if act.kind == Kind.DELETE), key=lambda act: act.invoked)
+        if len(self.deleted) > len(begun):
+            yield f"nobody deleted {len(self.deleted) - len(begun)} of the versions {sorted(self.deleted)[:10]}"
+        self.written.update(zip(sorted(self.deleted), begun, strict=False))
+
     def _fill_gaps(self) -> Iterator[str]:
         newest = max([0, *self.written, *self.latest_begin])
         gaps = [version for version in range(1, newest + 1) if version not in self.written]
-        if len(gaps) > len(self.open):
+        if len(gaps) + len(self.deleted) > len(self.open):
             yield f"nobody wrote the versions {gaps[:10]}: {len(self.open)} writes have no known outcome"
         for version in gaps:
             candidates = [act.invoked for act in self.open if _fits(act, version)]

@@ -29,6 +29,21 @@ GOOD: dict[str, list[Act]] = {
         Act(GET, 0, ABSENT, 5, 6),
         Act(CAS, 0, DONE, 7, 8, 3, 8, 0),
     ],
+    "a killed writer's deletion, seen before another's began": [
+        Act(DELETE, 0, UNKNOWN, 8, FOREVER, 0, GONE),
+        Act(DELETE, 0, UNKNOWN, 3, FOREVER, 0, GONE),
+        Act(PUT, 0, DONE, 1, 2, 1, 7),
+        Act(NEWEST, 0, DONE, 4, 5, 2, GONE),
+        Act(PUT, 0, DONE, 6, 7, 3, 8),
+    ],
+    "a killed writer's deletion, after one that was never done": [
+        Act(DELETE, 0, UNKNOWN, 1, FOREVER, 0, GONE),
+        Act(DELETE, 0, UNKNOWN, 9, FOREVER, 0, GONE),
+        Act(PUT, 0, DONE, 2, 3, 1, 7),
+        Act(GET, 0, ABSENT, 4, 5),
+        Act(PUT, 0, DONE, 6, 7, 3, 8),
+        Act(NEWEST, 0, DONE, 10, 11, 4, GONE),
+    ],
     "the loser of a compare-and-swap": [Act(CAS, 0, DONE, 1, 4, 1, 7, 0), Act(CAS, 0, CONFLICT, 2, 5, 1, 8, 0)],
 }
 BAD: dict[str, list[Act]] = {
@@ -36,6 +51,18 @@ BAD: dict[str, list[Act]] = {
     "a read of nothing after an acknowledged write": [Act(PUT, 0, DONE, 1, 2, 1, 7), Act(GET, 0, ABSENT, 3, 4)],
     "a read of what nobody wrote": [Act(PUT, 0, DONE, 1, 2, 1, 7), Act(GET, 0, DONE, 3, 4, 1, 9)],
     "a version given twice": [Act(PUT, 0, DONE, 1, 2, 1, 7), Act(PUT, 0, DONE, 3, 4, 1, 8)],
+    "a deletion that was seen before it began": [
+        Act(PUT, 0, DONE, 1, 2, 1, 7),
+        Act(NEWEST, 0, DONE, 3, 4, 2, GONE),
+        Act(DELETE, 0, UNKNOWN, 5, FOREVER, 0, GONE),
+    ],
+    "two deletions, of which one writer is known": [
+        Act(PUT, 0, DONE, 1, 2, 1, 7),
+        Act(DELETE, 0, UNKNOWN, 3, FOREVER, 0, GONE),
+        Act(NEWEST, 0, DONE, 4, 5, 2, GONE),
+        Act(PUT, 0, DONE, 6, 7, 3, 8),
+        Act(NEWEST, 0, DONE, 8, 9, 4, GONE),
+    ],
     "versions against the order of time": [Act(PUT, 0, DONE, 1, 2, 2, 7), Act(PUT, 0, DONE, 3, 4, 1, 8)],
     "a read that goes back": [
         Act(PUT, 0, DONE, 1, 2, 1, 7),
