@@ -49,9 +49,16 @@ class Harm:
     def do(self, content: Content) -> Content:
         if self.bit is None:
             return content.resize(self.at)
-        page, start = divmod(self.at, PAGE_BYTES)
-        byte = content.pages[page][start] if page in content.pages else 0
-        return content.write(self.at, bytes([byte ^ (1 << self.bit)]))
+        return content.write(self.at, bytes([_read_byte(content, self.at) ^ (1 << self.bit)]))
+
+    def hits(self, content: Content) -> bool:
+        """Tell whether the byte it begins at is not zero."""
+        return _read_byte(content, self.at) != 0
+
+
+def _read_byte(content: Content, at: int) -> int:
+    page, start = divmod(at, PAGE_BYTES)
+    return content.pages[page][start] if page in content.pages else 0
 
 
 @dataclass(slots=True)
@@ -87,10 +94,7 @@ def run_damage(
         harms = [harm for harm in harms if harm.path.rpartition(b"/")[2] == only]
     figures = Figures(possible=len(harms))
     if len(harms) > limit:
-        # As many for every file, however long it is.
-        chance, files = random.Random(seed), sorted({harm.path for harm in harms})
-        by_file = [[harm for harm in harms if harm.path == path] for path in files]
-        harms = [harm for mine in by_file for harm in chance.sample(mine, min(len(mine), limit // len(files) + 1))]
+        harms = list(draw_harms(tree, harms, limit, random.Random(seed)))
     with Pool("proof.damage.inspect_harm", bug=bug) as pool:
         for number, answer in pool.map((tree, harm, truth) for harm in harms):
             figures.inspected += 1
@@ -117,6 +121,17 @@ def list_harms(tree: Tree, chance: random.Random) -> list[Harm]:
             harms += [Harm(path=path, bit=bit, at=at, boot=boot) for at in places for bit in range(8)]
             harms += [Harm(path=path, bit=None, at=at, boot=boot) for at in places]
     return harms
+
+
+def draw_harms(tree: Tree, harms: list[Harm], limit: int, chance: random.Random) -> Iterator[Harm]:
+    """Draw as many for every file, however long it is, and half of them from bytes that hold something."""
+    files: dict[tuple[bytes, bool], list[Harm]] = {}
+    for harm in harms:
+        content = tree.files[harm.path]
+        assert content is not None
+        files.setdefault((harm.path, harm.hits(content)), []).append(harm)
+    for mine in files.values():
+        yield from chance.sample(mine, min(len(mine), limit // len(files) + 1))
 
 
 def read_truth(context: SharedContext) -> Truth:

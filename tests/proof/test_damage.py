@@ -14,4 +14,5 @@ def test_no_harm_to_any_file_gives_a_wrong_value_or_loses_more_than_it_hit(repor
     figures = run_damage(limit=HARMS, seed=SEED)
     report(figures)
     assert figures.bad == []
-    assert {"harmless", "repaired"} <= set(figures.outcomes)
+    assert "harmless" in figures.outcomes
+    assert any(outcome.startswith("repaired") for outcome in figures.outcomes)
