@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordinator import sealed
+from coordinator.agents import get_agent
 from coordinator.config import CHECKPOINTS_KEPT, SWEEP_AGE_S, TRANSCRIPT_LIMIT_BYTES
 from coordinator.context.values import encode_value
-from coordinator.errors import Busy, Damaged, NotFound, StorageError
+from coordinator.errors import Busy, CrewkeepError, Damaged, NotFound, StorageError
 from coordinator.paths import Home, SessionPaths
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec, SessionRecord
@@ -157,6 +158,7 @@ def describe_launch(record: SessionRecord, launch: LaunchSpec) -> dict[str, Any]
 def _add_transcript(draft: Draft, conversation: Conversation, before: CheckpointInfo | None) -> None:
     """Copy the agent's transcript up to its last whole line; if it lost it, take over the copy of the checkpoint before."""
     if conversation.transcript is None:
+        _add_export(draft, conversation, before)
         return
     try:
         fd = os.open(conversation.transcript, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -178,6 +180,21 @@ def _add_transcript(draft: Draft, conversation: Conversation, before: Checkpoint
         finally:
             os.close(fd)
     if sight.is_lost and before is not None and _is_of(before, conversation):
+        _take_over(draft, before, manifest.TRANSCRIPT)
+
+
+def _add_export(draft: Draft, conversation: Conversation, before: CheckpointInfo | None) -> None:
+    """The same for a transcript that is no file of its own: its adapter knows how to take it out."""
+    try:
+        exported = get_agent(conversation.agent).export_transcript(conversation)
+    except CrewkeepError as error:  # also an adapter that this crewkeep does not have
+        draft.notes.append(f"the transcript could not be read: {error}")
+        exported = None
+    if exported is not None and len(exported) > TRANSCRIPT_LIMIT_BYTES:
+        draft.notes.append(f"the transcript has {len(exported)} bytes and was not copied")
+    elif exported is not None:
+        draft.add(manifest.TRANSCRIPT, exported)
+    elif before is not None and _is_of(before, conversation):
         _take_over(draft, before, manifest.TRANSCRIPT)
 
 

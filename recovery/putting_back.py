@@ -192,21 +192,25 @@ def _put_back_transcript(
     """Give the agent its transcript back if it lost it. Its adapter has the last word on whether its own is whole."""
     part = found.manifest.find_part(manifest.TRANSCRIPT) if found.manifest is not None else None
     saved = _read_saved_conversation(found)
-    if part is None or conversation.transcript is None or saved is None or saved.id != conversation.id:
+    if part is None or saved is None or saved.id != conversation.id:
         return
-    sight = look_at_transcript(conversation.transcript)
-    if not (replace or sight.is_lost or sight.is_damaged or sight.whole_bytes < part.bytes):
-        return
+    was = "lost"
+    if conversation.transcript is not None:
+        sight = look_at_transcript(conversation.transcript)
+        if not (replace or sight.is_lost or sight.is_damaged or sight.whole_bytes < part.bytes):
+            return
+        was = sight.state
     path = find_part_path(found, manifest.TRANSCRIPT)
     assert path is not None, "the manifest names it"
     failpoints.hit("recover.transcript")
-    if replace and os.path.lexists(conversation.transcript):
+    if replace and conversation.transcript is not None and os.path.lexists(conversation.transcript):
         _set_beside(conversation.transcript)
     try:
-        get_agent(launch.agent).restore_transcript(conversation, path)
+        restored = get_agent(launch.agent).restore_transcript(conversation, path)
     except InvalidInput:
         return  # an adapter that this crewkeep does not have: the agent starts with what it finds
-    notes.append(f"the transcript was put back from checkpoint {found.number} (it was {sight.state})")
+    if restored:
+        notes.append(f"the transcript was put back from checkpoint {found.number} (it was {was})")
 
 
 def _set_beside(path: str) -> None:

@@ -1,8 +1,10 @@
-"""What crewkeep asks of an agent program, and the table of those it knows.
+"""What crewkeep asks of an agent program, and the door by which adapters come in.
 
 An adapter only reads and computes: it starts nothing, signals nobody and writes nothing but a transcript that is put
-back. Each is named by ``module:Class`` and made without arguments, so one that ships elsewhere can enter by the same
-door. An adapter must not fail because its program changed: what it cannot read, it reports as not known.
+back. Each is named by ``module:Class`` and made without arguments: those that ship here stand in a table, those that ship
+elsewhere in the entry points ``crewkeep.agents`` of their distributions. An adapter inherits from ``Generic``, which answers
+every question for a program of which nothing is known. It must not fail because its program changed: what it cannot read, it
+reports as not known.
 
 Invariants:
   - ``prepare`` may be applied twice; the second time changes nothing
@@ -13,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -22,9 +24,12 @@ from coordinator.errors import InvalidInput
 
 if TYPE_CHECKING:
     from coordinator.sessions.conversation import Conversation
+    from coordinator.sessions.history import Item
     from coordinator.sessions.model import LaunchSpec
 
 GENERIC = "generic"
+#: Where distributions name their adapters: the agent's name = ``module:Class``.
+ENTRY_POINTS = "crewkeep.agents"
 
 #: Name of the agent, where its adapter is. Those that know their program come first; ``generic`` takes the rest.
 _ADAPTERS = {
@@ -44,6 +49,23 @@ class Activity:
     at_prompt: bool | None = None
     #: Whether the agent waits for a decision of the user's (a permission, a question).
     needs_user: bool = False
+    #: What ended the last turn instead of an answer, in the program's own words; ``None`` if it is going on or ended well.
+    failure: str | None = None
+    #: The failure is a usage limit of the user's account that ends at this time (wall-clock seconds since 1970).
+    limited_until: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastConversation:
+    """A conversation that a program keeps on this machine, whoever started it."""
+
+    conversation: Conversation
+    #: The directory it was held in, ``None`` if the program does not tell.
+    cwd: str | None
+    #: What it is about: its title, else the beginning of what the user said first.
+    title: str
+    #: Wall-clock seconds since 1970 of the last thing in it.
+    changed_at: float
 
 
 class Agent(Protocol):
@@ -60,7 +82,14 @@ class Agent(Protocol):
 
     def prepare(self, launch: LaunchSpec) -> LaunchSpec:
         """Return the launch that crewkeep can keep: the program itself rather than a wrapper that dies alone, nothing
-        that outlives it. Same work, same permission. Call it before every start, also before ``build_resume``.
+        that outlives it. Same work, same permission. Call it before every start, also before ``begin`` and ``build_resume``.
+        """
+        ...
+
+    def begin(self, launch: LaunchSpec, session_id: str) -> tuple[tuple[str, ...], Conversation | None]:
+        """Return the argv of the session's first start, and the conversation if the program lets us choose its id.
+
+        The same session gives the same answer each time. The conversation may not have a transcript yet.
         """
         ...
 
@@ -78,7 +107,7 @@ class Agent(Protocol):
 
     def build_resume(self, launch: LaunchSpec, conversation: Conversation | None) -> tuple[str, ...]:
         """Return the argv that goes on with the conversation: every flag kept, no more permission, the old prompt left
-        out. Without a conversation (the agent died before it had one) it is the first start's argv.
+        out. Without a conversation, or with one that the program never wrote down, it is the first start's argv.
         """
         ...
 
@@ -96,31 +125,82 @@ class Agent(Protocol):
         """
         ...
 
-    def restore_transcript(self, conversation: Conversation, saved: Path) -> None:
+    def read_history(self, conversation: Conversation) -> Iterator[Item]:
+        """Yield what was said and done in the conversation, oldest first, as its transcript has it now.
+
+        A transcript that is missing or partly unreadable gives what could be read; never raises for its content.
+        """
+        ...
+
+    def holds_text(self, conversation: Conversation, text: str) -> bool | None:
+        """Tell whether the transcript holds ``text`` (letters, digits, dashes) anywhere; ``None`` if it cannot be read."""
+        ...
+
+    def list_conversations(self, environment: Mapping[str, str]) -> Iterator[PastConversation]:
+        """Yield the conversations that the program keeps for the user of ``environment``, in no order. Reads little of each."""
+        ...
+
+    def export_transcript(self, conversation: Conversation) -> bytes | None:
+        """Return what ``restore_transcript`` takes, for a program whose transcript is no file of its own (a database of all of
+        them); ``None`` if it is one, or there is none. The program may be writing meanwhile. Raises ``StorageError``.
+        """
+        ...
+
+    def restore_transcript(self, conversation: Conversation, saved: Path) -> bool:
         """Put the copy ``saved`` back where the agent looks, but only if its own is missing or damaged; a damaged one
-        is set aside beside it. Call it while no process of the session lives. Raises ``StorageError``.
+        is set aside beside it. Tells whether it was put back. Call it while no process of the session lives. Raises
+        ``StorageError``.
         """
         ...
 
 
 def get_agent(name: str) -> Agent:
-    """Return a new adapter of that name. Raises ``InvalidInput`` naming those there are."""
-    target = _ADAPTERS.get(name)
+    """Return a new adapter of that name. Raises ``InvalidInput`` naming those there are, or what is wrong with this one."""
+    target = _ADAPTERS.get(name) or _find_others().get(name)
     if target is None:
-        known = ", ".join(sorted(_ADAPTERS))
+        known = ", ".join(sorted(list_agents()))
         raise InvalidInput(f"there is no agent {name!r}", hint=f"one of: {known}", agent=name)
-    module, _, kind = target.partition(":")
-    return cast(Agent, getattr(importlib.import_module(module), kind)())
+    return _make(name, target)
 
 
 def recognise(argv: Sequence[str]) -> Agent:
-    """Return the adapter for a command: the first that recognises it, else the generic one."""
-    for name in _ADAPTERS:
-        if name != GENERIC and (agent := get_agent(name)).recognises(argv):
+    """Return the adapter for a command: the first that recognises it, else the generic one.
+
+    An adapter of another distribution that cannot be loaded recognises nothing; ``get_agent`` tells why.
+    """
+    for name, target in _ADAPTERS.items():
+        if name != GENERIC and (agent := _make(name, target)).recognises(argv):
             return agent
+    for name, target in _find_others().items():
+        try:
+            if (agent := _make(name, target)).recognises(argv):
+                return agent
+        except Exception:  # noqa: BLE001 - the code of others: one broken adapter must not keep all commands from starting
+            continue
     return get_agent(GENERIC)
 
 
 def list_agents() -> list[str]:
     """Return the names of all agents, the generic one last."""
-    return list(_ADAPTERS)
+    names = [name for name in _ADAPTERS if name != GENERIC]
+    return [*names, *_find_others(), GENERIC]
+
+
+def _find_others() -> dict[str, str]:
+    """Return the adapters of other distributions. The names that are taken here stay ours."""
+    from importlib.metadata import entry_points  # a few milliseconds that a session of a known agent need not pay
+
+    found = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
+    return {point.name: point.value for point in found if point.name not in _ADAPTERS}
+
+
+def _make(name: str, target: str) -> Agent:
+    module, _, kind = target.partition(":")
+    try:
+        return cast(Agent, getattr(importlib.import_module(module), kind)())
+    except Exception as error:
+        raise InvalidInput(
+            f"the adapter {target} of agent {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            hint="mend or uninstall its distribution, or choose another with --agent",
+            agent=name,
+        ) from error

@@ -29,6 +29,7 @@ from typing import Any
 from coordinator.agents import codex_command as command_line
 from coordinator.agents import transcript
 from coordinator.agents.base import Activity
+from coordinator.agents.generic import Generic
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec
 from coordinator.system.clock import SYSTEM
@@ -59,7 +60,7 @@ _TURN_STARTS = frozenset({"task_started", "turn_started"})
 _TURN_ENDS = frozenset({"task_complete", "turn_complete", "turn_aborted"})
 
 
-class Codex:
+class Codex(Generic):
     """The Codex command line."""
 
     name = "codex"
@@ -152,16 +153,17 @@ class Codex:
         at_prompt = None if rollout.in_turn is None else not rollout.in_turn
         return Activity(progress=rollout.work, at_prompt=at_prompt, needs_user=self._needs_user)
 
-    def restore_transcript(self, conversation: Conversation, saved: Path) -> None:
+    def restore_transcript(self, conversation: Conversation, saved: Path) -> bool:
         if conversation.transcript is None or _read_meta(saved).get("id") != conversation.id:
-            return
+            return False
         path = Path(conversation.transcript)
         if os.path.lexists(path):
             whole = _read_meta(path).get("id") == conversation.id
             if whole and not transcript.is_cut_short(path, saved) and not transcript.holds_zeros(path):
-                return
+                return False
             transcript.set_aside(path)
         transcript.put_back(saved, path)
+        return True
 
 
 class _Rollout:

@@ -123,6 +123,20 @@ def holds_zeros(path: Path) -> bool:
     return False
 
 
+def holds_text(path: str | os.PathLike[str], text: str) -> bool | None:
+    """Tell whether the file holds ``text`` anywhere, ``None`` if it cannot be read."""
+    wanted, end = text.encode(), b""
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                if wanted in end + part:
+                    return True
+                end = part[-len(wanted) :]
+    except OSError:
+        return None
+    return False
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged transcript to a name beside it that no agent looks for, and return that. Raises ``StorageError``."""
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")

@@ -30,6 +30,8 @@ class Conversation:
     id: str
     #: Absolute path of the transcript that the agent keeps, if it keeps one.
     transcript: str | None = None
+    #: Absolute path of the database in which the agent keeps it among others, if it has no transcript of its own.
+    store: str | None = None
     #: Wall-clock seconds since 1970.
     found_at: float = 0.0
 
@@ -39,12 +41,15 @@ class Conversation:
     @classmethod
     def decode(cls, body: dict[str, Any]) -> Conversation:
         """Raises ``KeyError`` or ``ValueError`` on a wrong shape."""
-        agent, id, transcript, found_at = body["agent"], body["id"], body.get("transcript"), body.get("found_at", 0.0)
-        if not (isinstance(agent, str) and isinstance(id, str) and isinstance(transcript, (str, type(None)))):
+        agent, id, found_at = body["agent"], body["id"], body.get("found_at", 0.0)
+        transcript, store = body.get("transcript"), body.get("store")
+        if not (isinstance(agent, str) and isinstance(id, str)):
             raise ValueError("conversation")
+        if not (isinstance(transcript, (str, type(None))) and isinstance(store, (str, type(None)))):
+            raise ValueError("transcript")
         if isinstance(found_at, bool) or not isinstance(found_at, (int, float)):
             raise ValueError("found_at")
-        return cls(agent=agent, id=id, transcript=transcript, found_at=float(found_at))
+        return cls(agent=agent, id=id, transcript=transcript, store=store, found_at=float(found_at))
 
 
 def read_conversation(paths: SessionPaths) -> Conversation | None:

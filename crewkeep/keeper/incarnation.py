@@ -11,13 +11,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 
-from coordinator.agents.base import get_agent
+from coordinator.agents.base import Agent, get_agent
 from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context import Context, MemoryContext, SharedContext
 from coordinator.errors import CrewkeepError
-from coordinator.paths import Home
+from coordinator.paths import Home, SessionPaths
 from coordinator.services.sync import CoordinatorThread
-from coordinator.sessions.conversation import Conversation, read_conversation
+from coordinator.sessions.conversation import Conversation, read_conversation, write_conversation
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.launch import build_environment
 from coordinator.sessions.model import LaunchSpec, SessionRecord
@@ -75,7 +75,10 @@ class Incarnation:
         adapter = get_agent(launch.agent)
         prepared = adapter.prepare(launch)
         conversation = _read_conversation_quietly(home, record)
-        argv = prepared.argv if record.epoch == 1 else adapter.build_resume(prepared, conversation)
+        if record.epoch == 1:
+            argv, conversation = _begin(paths, record, prepared, adapter)
+        else:
+            argv = adapter.build_resume(prepared, conversation)
         environment = {"TERM": "xterm-256color", **build_environment(prepared, secrets, record, home)}
         group = cgroup.create_group(name_group(record.id, record.epoch)) if settings.use_cgroup else None
         spawned = terminal.spawn_on_terminal(
@@ -153,6 +156,16 @@ class Incarnation:
             # The session goes on without it: an agent must not die because a file of the context is damaged.
             say_error("opening the shared context", error, whole=False)
             return MemoryContext(writer=self.record.writer)
+
+
+def _begin(
+    paths: SessionPaths, record: SessionRecord, launch: LaunchSpec, adapter: Agent
+) -> tuple[tuple[str, ...], Conversation | None]:
+    """Return the first start's argv and, if its id is ours to choose, the conversation, which is on disk before it begins."""
+    argv, conversation = adapter.begin(launch, record.id)
+    if conversation is not None:
+        write_conversation(paths, conversation, epoch=record.epoch)
+    return argv, conversation
 
 
 def _read_conversation_quietly(home: Home, record: SessionRecord) -> Conversation | None:
