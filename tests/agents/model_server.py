@@ -1,8 +1,8 @@
-"""A language model on loopback that says what a test tells it to: the OpenAI Responses protocol, streamed, nothing else.
+"""A language model on loopback that says what a test tells it to, in whichever protocol it is asked.
 
 The script is a function from what was asked to what is answered::
 
-    def script(ask: Ask) -> str | Shell:
+    def script(ask: Ask) -> Answer:
         return f"the tool said {ask.tool_outputs[-1]}" if ask.after_tool else Shell("date")
 
     with ModelServer(script) as server:
@@ -12,59 +12,43 @@ The script is a function from what was asked to what is answered::
 
 from __future__ import annotations
 
-import itertools
 import json
+import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-Json = dict[str, Any]
+from protocols import PROTOCOLS, Ask, Call, Json, Protocol, Shell, resolve
+
+__all__ = ["Answer", "Ask", "Call", "Cut", "Fault", "Hang", "ModelServer", "Shell"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shell:
-    """An answer: let the agent's shell tool run ``command``."""
+class Fault:
+    """An answer: this HTTP status, with an error in the words of the protocol."""
 
-    command: str
-    #: How long the agent may wait for the command before it comes back to the model.
-    patience_s: float = 300
-    #: Ask the user for permission to run it outside the sandbox.
-    escalate: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
-    """One model request, in the script's terms."""
-
-    #: Wall-clock seconds of its arrival.
-    at: float
-    #: (role, text) in order; the roles are user, assistant, developer, tool.
-    messages: tuple[tuple[str, str], ...]
-    #: Offered tools by name, with their parameter schemas.
-    tools: dict[str, Json]
-
-    def said_by(self, role: str) -> str:
-        """All that ``role`` said, joined."""
-        return "\n".join(text for spoke, text in self.messages if spoke == role)
-
-    @property
-    def last_user(self) -> str:
-        return next((text for role, text in reversed(self.messages) if role == "user"), "")
-
-    @property
-    def tool_outputs(self) -> list[str]:
-        return [text for role, text in self.messages if role == "tool"]
-
-    @property
-    def after_tool(self) -> bool:
-        """Whether the agent reports a tool's result (rather than a new message of the user's)."""
-        return next((role for role, _ in reversed(self.messages) if role in ("user", "tool")), "") == "tool"
+    status: int
+    message: str = "the script says so"
+    headers: dict[str, str] = field(default_factory=dict)
+    #: Fields of the error's object beside its message.
+    more: Json = field(default_factory=dict)
 
 
-Script = Callable[[Ask], "str | Shell"]
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An answer whose stream breaks off in the middle."""
+
+    text: str = "this is only the first half"
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """No answer until the server ends."""
+
+
+Answer = str | Shell | Call | Fault | Cut | Hang
+Script = Callable[[Ask], Answer]
 
 
 class ModelServer:
@@ -74,91 +58,41 @@ class ModelServer:
         self.script = script
         self.asks: list[Ask] = []
         self.problems: list[BaseException] = []
+        self.stopping = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"{self.root}/v1"
 
     def working_asks(self) -> list[Ask]:
         """The requests of the conversation itself: an agent also asks, offering no tools, for titles."""
         return [ask for ask in list(self.asks) if ask.tools]
 
-    def answer(self, body: Json) -> Json:
-        """Return the output item for a request's body."""
-        ask = _read_ask(body)
+    def answer(self, ask: Ask) -> Answer:
+        """Return what the script says to a request, which is kept."""
         self.asks.append(ask)
-        said = self.script(ask) if ask.tools else "a title"
-        if isinstance(said, Shell):
-            return _call_shell(said, ask.tools)
-        return {"type": "message", "role": "assistant", "status": "completed",
-                "content": [{"type": "output_text", "text": said, "annotations": []}]}  # fmt: skip
+        return self.script(ask) if ask.tools else "a title"
 
     def __enter__(self) -> ModelServer:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopping.set()
         self._http.shutdown()
         self._http.server_close()
         assert not self.problems, f"the script failed: {self.problems}"
 
 
-_numbers = itertools.count(1)
-
-
-def _read_ask(body: Json) -> Ask:
-    messages = []
-    for item in body.get("input") or []:
-        kind = item.get("type", "message")
-        if kind == "message":
-            messages.append((item.get("role", "user"), _text(item.get("content"))))
-        elif kind.endswith("_call_output"):
-            messages.append(("tool", _text(item.get("output"))))
-        elif kind.endswith("_call"):
-            messages.append(("call", str(item.get("arguments") or item.get("action") or item.get("input") or "")))
-    tools = {tool.get("name") or tool.get("type", ""): tool.get("parameters") or {} for tool in body.get("tools") or []}
-    return Ask(at=time.time(), messages=tuple(messages), tools=tools)
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(_text(part) for part in content)
-    if isinstance(content, dict):
-        return _text(content.get("text") or content.get("content") or content.get("output") or "")
-    return ""
-
-
-def _call_shell(shell: Shell, tools: dict[str, Json]) -> Json:
-    """Write the call in the form of whichever shell tool this version of the agent offers."""
-    name = next(name for name in ("exec_command", "shell_command", "shell") if name in tools)
-    properties = tools[name].get("properties", {})
-    key = "cmd" if "cmd" in properties else "command"
-    as_list = properties.get(key, {}).get("type") == "array"
-    arguments: Json = {key: ["sh", "-c", shell.command] if as_list else shell.command}
-    for limit in ("yield_time_ms", "timeout_ms"):
-        if limit in properties:
-            arguments[limit] = int(shell.patience_s * 1000)
-    if shell.escalate:
-        arguments |= {"sandbox_permissions": "require_escalated", "justification": "the test wants to be asked"}
-    return {"type": "function_call", "name": name, "call_id": f"call_{next(_numbers)}", "status": "completed",
-            "arguments": json.dumps(arguments)}  # fmt: skip
-
-
-def _stream(item: Json) -> Iterator[Json]:
-    number = next(_numbers)
-    item = item | {"id": f"item_{number}"}
-    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
-    usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
-    whole = {"id": f"resp_{number}", "object": "response", "status": "completed", "output": [item], "usage": usage}
-    yield {"type": "response.created", "response": whole | {"status": "in_progress", "output": [], "usage": None}}
-    yield {"type": "response.output_item.added", "output_index": 0, "item": item | {"status": "in_progress"}}
-    yield {"type": "response.output_item.done", "output_index": 0, "item": item}
-    yield {"type": "response.completed", "response": whole}
+def _write(protocol: Protocol, said: str | Shell | Call | Cut, ask: Ask) -> str:
+    return "".join(protocol.write(said.text if isinstance(said, Cut) else resolve(said, ask), "scripted"))
 
 
 def _make_handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
@@ -167,30 +101,65 @@ def _make_handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-            if not self.path.endswith("/responses"):
+            path = self.path.partition("?")[0]
+            protocol = next((protocol for protocol in PROTOCOLS if protocol.path.search(path)), None)
+            if protocol is None:
                 return self._send(404, "application/json", b"{}")
             try:
-                item = server.answer(body)
+                ask = protocol.read(body)
+                said = server.answer(ask)
+                parts = "" if isinstance(said, (Fault, Hang)) else _write(protocol, said, ask)
             except Exception as error:  # shown by __exit__, where a test can see it
                 server.problems.append(error)
                 return self._send(500, "application/json", b"{}")
-            parts = [f"event: {part['type']}\ndata: {json.dumps(part)}\n\n" for part in _stream(item)]
-            return self._send(200, "text/event-stream", "".join(parts).encode())
+            if isinstance(said, Hang):
+                server.stopping.wait()
+                return self._hang_up()
+            if isinstance(said, Fault):
+                told = protocol.error(said.status, said.message)
+                told["error"] |= said.more
+                return self._send(said.status, "application/json", json.dumps(told).encode(), said.headers)
+            if isinstance(said, Cut):
+                return self._send_half(parts.encode())
+            return self._send(200, "text/event-stream", parts.encode())
 
         def do_GET(self) -> None:
             if self.path.partition("?")[0].endswith("/models"):
                 return self._send(200, "application/json", b'{"object": "list", "data": [], "models": []}')
             return self._send(404, "application/json", b"{}")
 
-        def _send(self, status: int, kind: str, data: bytes) -> None:
+        def do_HEAD(self) -> None:
+            self._send(200, "application/json", b"")
+
+        def _send(self, status: int, kind: str, data: bytes, headers: dict[str, str] | None = None) -> None:
             try:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
             except ConnectionError:
                 self.close_connection = True  # the agent was killed while it waited
+
+        def _send_half(self, data: bytes) -> None:
+            try:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+            except ConnectionError:
+                pass  # the agent was quicker
+            self._hang_up()
+
+        def _hang_up(self) -> None:
+            self.close_connection = True
+            try:
+                self.connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has gone already
 
         def log_message(self, *_: object) -> None:
             """Say nothing: ``asks`` tells it all."""
