@@ -54,6 +54,8 @@ class Settings:
     use_cgroup: bool = True
     #: Raw output kept of one session.
     output_limit_bytes: int = field(default=16 << 20, metadata={"low": 1 << 16, "high": 1 << 34})
+    #: What a hook does with an edit of what another session has claimed: advise (warn) | enforce (refuse).
+    claim_mode: str = field(default="advise", metadata={"one_of": ("advise", "enforce")})
     #: The key that leaves an attached terminal.
     detach_key: str = "ctrl-]"
 
@@ -103,6 +105,17 @@ PART_VERIFY_BYTES = 1 << 20
 GIT_TIMEOUT_S = 5.0
 GIT_FILE_LIMIT_BYTES = 16 << 20
 GIT_TOTAL_LIMIT_BYTES = 128 << 20
+#: How long a claim lasts unless said otherwise, and at most.
+CLAIM_LEASE_S = 1800.0
+CLAIM_LEASE_LIMIT_S = 30 * 86_400.0
+#: Claims of a home at a time, and the length of what is claimed. Arbitrary.
+CLAIMS_LIMIT = 1000
+CLAIM_WHAT_LIMIT_BYTES = 1024
+#: A letter to a session; and how many that it has read are still shown. Arbitrary.
+LETTER_LIMIT_BYTES = 64 << 10
+LETTERS_KEPT = 50
+#: Letters that may wait for one session. Arbitrary.
+LETTERS_LIMIT = 1000
 RECORD_LIMIT_BYTES = 1 << 20
 #: A command with its environment, without secrets.
 LAUNCH_LIMIT_BYTES = 1 << 19

@@ -111,6 +111,18 @@ class Superseded(Conflict):
         )
 
 
+class Claimed(Conflict):
+    """Another session holds what was to be claimed."""
+
+    code = "claimed"
+    what: str
+    #: Name and id of the session that holds it, what it claimed, and until when (wall-clock seconds since 1970).
+    holder: str
+    holder_id: str
+    claimed: str
+    until: float
+
+
 class Refused(CrewkeepError):
     """It could be done, but not safely."""
 

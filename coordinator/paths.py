@@ -54,6 +54,11 @@ class Home:
         return self.path / "contexts"
 
     @property
+    def crew(self) -> Path:
+        """A shared context of crewkeep's own: what the sessions of the whole home share (claims, letters)."""
+        return self.path / "crew"
+
+    @property
     def quarantine(self) -> Path:
         return self.path / "quarantine"
 

@@ -22,8 +22,13 @@ _TRY_TIMEOUT_S = 0.5
 
 
 def list_contexts(home: Home, record: SessionRecord) -> list[Path]:
-    """Return the directories of every shared context that the session may have written to."""
+    """Return the directories of the shared contexts of every workspace that the session may have written to."""
     return [home.context(workspace_id(name)) for name in dict.fromkeys((record.workspace, *record.other_workspaces))]
+
+
+def list_fenced(home: Home, record: SessionRecord) -> list[Path]:
+    """Return the directories of all contexts in which an older incarnation must not write any more: also the crew's."""
+    return [*list_contexts(home, record), home.crew]
 
 
 def try_fence(record: SessionRecord, contexts: Sequence[Path]) -> list[Path]:

@@ -27,7 +27,7 @@ from coordinator.system.tree import EndReport
 from recovery import brake
 from recovery.cascade import diagnose
 from recovery.evidence import Look, gather, infer_end
-from recovery.fencing import fence, list_contexts, try_fence
+from recovery.fencing import fence, list_fenced, try_fence
 from recovery.model import ActionKind, Evidence, Plan, Verdict
 from recovery.outcome import RecoverOutcome as RecoverOutcome
 from recovery.outcome import Result as Result
@@ -128,7 +128,7 @@ def recover_session(
     missing = find_missing_secrets(launch, secrets)
     if missing and not (evidence.owner.is_gone or evidence.owner_is_self):
         return steps.tell(Result.REFUSED, f"it needs {', '.join(missing)}; what lives of it is left alone")
-    contexts = list_contexts(home, judged)
+    contexts = list_fenced(home, judged)
     try:
         # A stopped process that holds a lock we need would stop us as well.
         free_locks(judged, home, contexts, with_owner=force)

@@ -60,7 +60,15 @@ def test_the_steps_come_in_the_order_that_makes_them_safe(home: Home) -> None:
     with failpoints.observe(passed.append):
         recover(home, record)
     order = [name for name in passed if name.startswith("recover.")]
-    assert order == ["recover.raised", "recover.fence", "recover.reaped", "recover.restored", "recover.start", "recover.started"]
+    assert order == [
+        "recover.raised",
+        "recover.fence",
+        "recover.fence",
+        "recover.reaped",
+        "recover.restored",
+        "recover.start",
+        "recover.started",
+    ]
 
 
 def test_recovering_twice_is_recovering_once(home: Home) -> None:
