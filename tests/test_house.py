@@ -54,6 +54,7 @@ MAKES_PARENTS = {
     "crewkeep/cli/edge.py",
     "crewkeep/patrol/__main__.py",
     "crewkeep/patrol_client.py",
+    "crewkeep/setup/edits.py",
     "crewkeep/program.py",
     "crewkeep/service.py",
 }

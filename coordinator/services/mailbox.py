@@ -5,7 +5,7 @@ two bring the same. Whether one that was taken has really reached the conversati
 what its transcript holds when its incarnation has ended, and by the end of its turn while it lives. Each letter carries its id
 into the conversation, so that it can be found there.
 
-A letter is ``new``; then ``taken`` by an incarnation, which has not yet said that it handed it over; then ``handed``; then ``read``.
+A letter is ``new``, then ``taken`` by an incarnation that has not yet said that it was given, then ``handed``, then ``read``.
 
 Invariants:
   - a letter is acknowledged to who writes it only once it is durable
@@ -54,8 +54,9 @@ class Letter:
     text: str
     written_at: float
     state: LetterState = LetterState.NEW
-    #: The incarnation that took it.
+    #: The incarnation that took it, and when.
     epoch: int | None = None
+    taken_at: float | None = None
 
     def encode(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -63,11 +64,11 @@ class Letter:
     @classmethod
     def decode(cls, body: dict[str, Any]) -> Letter:
         """Raises ``KeyError``, ``TypeError`` or ``ValueError`` on a wrong shape."""
-        known = {item.name: body[item.name] for item in dataclasses.fields(cls)}
-        return cls(**{**known, "state": LetterState(body["state"])})
+        known = {item.name: body[item.name] for item in dataclasses.fields(cls) if item.name != "taken_at"}
+        return cls(**{**known, "taken_at": body.get("taken_at"), "state": LetterState(body["state"])})
 
     def tell(self) -> str:
-        """Return the text as an agent gets it."""
+        """Return the text as its reader gets it."""
         return f"[Message {self.id} from {self.sender}, another session of this crew]\n{self.text}"
 
 
@@ -153,7 +154,8 @@ class Mailbox:
 
     def _move(self, letter: Letter, entry: Entry, state: LetterState, epoch: int | None) -> Letter | None:
         """Write the letter's next state; ``None`` if somebody else was quicker."""
-        moved = dataclasses.replace(letter, state=state, epoch=epoch)
+        taken_at = {LetterState.NEW: None, LetterState.TAKEN: self._clock.wall_s()}.get(state, letter.taken_at)
+        moved = dataclasses.replace(letter, state=state, epoch=epoch, taken_at=taken_at)
         try:
             self._crew.put(entry.key, moved.encode(), expected_version=entry.version)
         except VersionConflict:

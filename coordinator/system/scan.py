@@ -26,6 +26,7 @@ NONCE_VARIABLE, HOME_VARIABLE, ROLE_VARIABLE = "CREWKEEP_NONCE", "CREWKEEP_HOME"
 _NONCE = re.compile(rb"(?:^|\0)CREWKEEP_NONCE=([^\0]*)")
 _ROLE = re.compile(rb"(?:^|\0)CREWKEEP_ROLE=[^\0]")
 _ENVIRONMENT_LIMIT_BYTES = 8 << 20  # the kernel's own limit is a quarter of the stack's: 2 MiB as a rule
+_COMMAND_LIMIT_BYTES = 1 << 16
 _KTHREADD = 2
 
 
@@ -102,6 +103,14 @@ def has_bare_environment(pid: int) -> bool:
     Then its command line is empty as well; the kernel sets both at once.
     """
     return sys.platform != "darwin" and bool(_read(f"/proc/{pid}/cmdline", 1)) and read_raw_environment(pid) == b""
+
+
+def is_child_by(pid: int, parent_pid: int, word: bytes) -> bool:
+    """Tell whether ``pid`` is the process ``parent_pid`` itself, or a child of it whose command line holds ``word``."""
+    if pid == parent_pid:
+        return True
+    row = read_stat(pid)
+    return row is not None and row.parent == parent_pid and word in (_read(f"/proc/{pid}/cmdline", _COMMAND_LIMIT_BYTES) or b"")
 
 
 def nonces_in(environment: bytes | None) -> set[str]:

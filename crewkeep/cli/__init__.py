@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "claims": ("claims", "List the claims of all sessions"),
     "tell": ("letters", "Leave a message for another session's agent"),
     "inbox": ("letters", "Read the messages for this session"),
+    "hooks": ("hooks", "Let agent programs tell crewkeep what they do"),
     "breaker": ("breaker", "Quiet all coordinator threads, and let them go on"),
     "features": ("breaker", "Turn sync and recovery down, or up again"),
     "doctor": ("doctor", "Check this machine and the home"),

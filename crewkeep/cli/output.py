@@ -80,6 +80,11 @@ def make_printable(text: object) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(text))
 
 
+def make_printable_lines(text: str) -> str:
+    """Return text of several lines without any other control characters."""
+    return "\n".join(make_printable(line) for line in text.splitlines())
+
+
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, states: Sequence[int] = (), stream: TextIO | None = None
 ) -> None:

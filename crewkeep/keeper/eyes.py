@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from coordinator.agents.base import GENERIC, Agent
+from coordinator.agents.hook_events import HookEvent, HookKind
 from coordinator.errors import CrewkeepError
 from coordinator.paths import SessionPaths
 from coordinator.sessions.conversation import Conversation, write_conversation
@@ -20,6 +21,8 @@ from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.process_log import say_error
 from recovery.checkpoint import iter_checkpoints
 
+#: What stands in the command line of a shell that an agent runs a hook of ours with.
+_HOOK_WORD = b"crewkeep-hook"
 #: The longest pause between two searches for the conversation while there is none.
 _LONGEST_SEARCH_S = 30.0
 #: A known conversation is looked for again so often, since an agent may begin another.
@@ -47,6 +50,9 @@ class Eyes:
         self._search_s = clock.monotonic_s()
         self._pause_s = 0.5
         self._quiet_count: int | None = None
+        #: What hooks told last: that the user was asked something, and whether the turn is over (``None``: nothing yet).
+        self._is_asked = False
+        self._is_turn_over: bool | None = None
         self._checkpoints_stamp: int | None = None
         self._seen_number = -1
 
@@ -61,12 +67,49 @@ class Eyes:
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
             say_error("looking at the agent's output", error)
 
+    def note_hook(self, event: HookEvent, parent_pid: int | None) -> None:
+        """Let an event that the agent told its hook count: whether it waits, and which conversation it is in.
+
+        ``parent_pid`` is the hook's parent: only the session's own agent says which conversation is the session's, not one that
+        it started. Raises ``Superseded``.
+        """
+        if event.kind is HookKind.OTHER:
+            return
+        self._is_asked = event.kind is HookKind.NEEDS_USER
+        if event.kind in (HookKind.TURN_END, HookKind.SESSION_START):
+            self._is_turn_over = True
+        elif event.kind is not HookKind.SESSION_END:
+            self._is_turn_over = False
+        self._progress.needs_user = self._is_asked
+        agent = self._record.agent
+        if agent is None or parent_pid is None or event.agent != self._adapter.name or not event.conversation_id:
+            return
+        if scan.is_child_by(parent_pid, agent.pid, _HOOK_WORD):
+            self._adopt(
+                Conversation(
+                    agent=event.agent,
+                    id=event.conversation_id,
+                    transcript=event.transcript,
+                    store=event.store,
+                    found_at=self._clock.wall_s(),
+                )
+            )
+
+    def note_typed(self) -> None:
+        """Somebody pressed keys: what the user was asked is being answered."""
+        self._is_asked = False
+
+    def holds_text(self, text: str) -> bool:
+        """Tell whether the conversation is known to hold ``text``."""
+        return self.conversation is not None and self._adapter.holds_text(self.conversation, text) is True
+
     def look(self, agent: AgentProcess) -> None:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
         self._look_at_conversation(agent)
         self.look_at_checkpoints()
         if self.conversation is None:
-            self._progress.at_prompt = self._waits_at_terminal(agent)
+            self._progress.needs_user = self._is_asked
+            self._progress.at_prompt = self._waits_at_terminal(agent) if self._is_turn_over is None else self._is_turn_over
 
     def look_at_checkpoints(self) -> None:
         """Note it as work brought further if the program itself gave a checkpoint. Costs one ``stat`` if none was taken."""
@@ -103,13 +146,21 @@ class Eyes:
         if self._seen is not None and activity.progress > self._seen:
             self._progress.note(activity.progress - self._seen, fruitful=True)
         self._seen = activity.progress
-        self._progress.needs_user = activity.needs_user
-        self._progress.at_prompt = self._waits_at_terminal(agent) if activity.at_prompt is None else activity.at_prompt
+        self._progress.needs_user = activity.needs_user or self._is_asked
+        if activity.at_prompt is not None:
+            self._progress.at_prompt = activity.at_prompt
+        else:
+            self._progress.at_prompt = self._waits_at_terminal(agent) if self._is_turn_over is None else self._is_turn_over
 
     def _search(self, agent: AgentProcess) -> None:
         pids = [identity.pid for identity in agent.list_tree()]
         found = self._adapter.find_conversation(self._launch, pids, self._record.started_at or self._record.phase_at)
-        if found is None or (self.conversation is not None and found.id == self.conversation.id):
+        if found is not None:
+            self._adopt(found)
+
+    def _adopt(self, found: Conversation) -> None:
+        """Let ``found`` be the session's conversation from now on, unless it is that already."""
+        if self.conversation is not None and _is_same(found, self.conversation):
             return
         try:
             write_conversation(self._paths, found, epoch=self._record.epoch, clock=self._clock)
@@ -131,3 +182,8 @@ class Eyes:
         except OSError:
             return False
         return leader != agent.identity.pid and leader > 0 and scan.is_reading_terminal(leader)
+
+
+def _is_same(found: Conversation, known: Conversation) -> bool:
+    """Tell whether ``found`` says no more than what is known."""
+    return found.id == known.id and found.transcript in (None, known.transcript) and found.store in (None, known.store)

@@ -28,6 +28,7 @@ from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.keeper.eyes import Eyes
 from crewkeep.keeper.facts import note_running
+from crewkeep.keeper.hook_desk import HookDesk
 from crewkeep.process_log import say, say_error
 from recovery.reap import name_group
 
@@ -47,6 +48,8 @@ class Incarnation:
     ) -> None:
         self.record, self.agent, self.eyes = record, agent, eyes
         self._home, self._progress, self._settings, self._clock = home, progress, settings, clock
+        #: Where the agent's hooks are answered.
+        self.desk = HookDesk(home, record, eyes, progress, settings, clock)
         self._thread: CoordinatorThread | None = None
         self._context: Context | None = None
         self._revisions: dict[int, int] | None = None
@@ -118,6 +121,7 @@ class Incarnation:
     def stop_thread(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Stop the coordinator thread; one that hangs is left behind."""
         self._revisions = self.list_revisions()
+        self.desk.close()
         thread, context, self._thread, self._context = self._thread, self._context, None, None
         if thread is not None and thread.stop(timeout_s) and context is not None:
             context.close()

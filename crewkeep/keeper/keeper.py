@@ -92,7 +92,15 @@ class Keeper:
         self._exit_code = 0
         self._register()
         self._terminal = TerminalSide(
-            self._loop, self._paths, record, output, self._progress, size=size, answer=self._answer, on_output=self._on_output
+            self._loop,
+            self._paths,
+            record,
+            output,
+            self._progress,
+            size=size,
+            answer=self._answer,
+            on_output=self._on_output,
+            on_input=self._on_input,
         )
         self._checkpointer = Checkpointer(
             self._loop,
@@ -157,6 +165,10 @@ class Keeper:
         if verb == "look":
             self._loop.call_later(0.0, functools.partial(self._guard, self._look_at_record))
             return {}
+        if verb in ("hook", "hook-printed"):
+            if self._now is None:
+                return {}
+            return self._now.desk.answer(arguments) if verb == "hook" else self._now.desk.note_printed(arguments)
         if verb == "checkpoint":
             later = Later()
             self._checkpointer.ask(functools.partial(answer_with, later))
@@ -204,6 +216,10 @@ class Keeper:
     def _on_output(self) -> None:
         if self._tick_pause_s > self._settings.heartbeat_interval_s:
             self._set_next_tick(self._settings.heartbeat_interval_s)
+
+    def _on_input(self) -> None:
+        if self._now is not None:
+            self._now.eyes.note_typed()
 
     def _look_at_work(self, now: Incarnation) -> None:
         try:

@@ -41,12 +41,13 @@ class TerminalSide:
         size: tuple[int, int],
         answer: Callable[[str, dict[str, Any]], dict[str, Any] | Later],
         on_output: Callable[[], None],
+        on_input: Callable[[], None],
         clock: Clock = SYSTEM,
     ) -> None:
         """Begin to listen. Raises ``StorageError``."""
         self._clock = clock
         self._loop, self._paths, self._output, self._progress = loop, paths, output, progress
-        self._on_output = on_output
+        self._on_output, self._on_input = on_output, on_input
         self._agent: AgentProcess | None = None
         self._look: Callable[[bytes], None] = lambda data: None
         self._input: collections.deque[bytes] = collections.deque()
@@ -119,6 +120,7 @@ class TerminalSide:
         if self._agent is not None:  # while none runs, keys are for nobody
             if not _INTERRUPT_KEYS.isdisjoint(data) and not terminal.is_raw(self._agent.master_fd):
                 self.interrupted_s = self._clock.monotonic_s()
+            self._on_input()
             self._input.append(data)
             self._input_bytes += len(data)
             self._type_pending()

@@ -1,0 +1,211 @@
+"""Hooks in the agents' own configuration: which events, in which file, and how they are found and taken out again.
+
+Each entry runs one shell command that does nothing outside of a session, and nothing once crewkeep is gone, so that what is left
+in a configuration never hurts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import CrewkeepError, InvalidInput, Missing
+from crewkeep.setup.edits import Edit, read_object, read_optional, write_object
+
+#: By what an entry of ours is known.
+MARK = "crewkeep-hook"
+#: How long an agent waits for a hook, in seconds; ours gives up earlier by itself.
+_TIMEOUT_S = 10
+
+
+class Installed(StrEnum):
+    """How an agent's hooks stand."""
+
+    YES = "yes"
+    NO = "no"
+    #: There are some of ours, but not these.
+    OUTDATED = "outdated"
+    #: The configuration cannot be read.
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HookStatus:
+    """What stands in one agent's configuration."""
+
+    agent: str
+    installed: Installed
+    path: Path
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _JsonHooks:
+    """Hooks of a program that took over the usual shape: an object of events in a file of JSON."""
+
+    find_path: Callable[[Mapping[str, str]], Path]
+    events: tuple[str, ...]
+    #: In what unit the program takes timeouts.
+    timeout: int
+    #: Whether entries bear a name.
+    named: bool = False
+
+    def plan(self, agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
+        path = self.find_path(environment)
+        before = read_optional(path)
+        settings = read_object(path, before)
+        hooks = settings.get("hooks", {})
+        if not isinstance(hooks, dict):
+            raise InvalidInput(f"`hooks` in {path} is no object; it was left as it is", hint="mend the file", path=str(path))
+        ours = {"hooks": [self._make_entry(agent)]} if install else None
+        kept: dict[str, Any] = {}
+        for event in dict.fromkeys((*hooks, *(self.events if install else ()))):
+            groups = hooks.get(event, [])
+            wanted = ours if event in self.events else None
+            rest = _without_ours(groups, but=wanted)
+            if wanted is not None and wanted not in rest:
+                rest = [*rest, wanted]
+            if rest or not _has_ours(groups):
+                kept[event] = rest
+        changed = {**settings, "hooks": kept}
+        if not kept:
+            del changed["hooks"]
+        if changed == settings or not (install or _has_ours(hooks)):
+            return Edit(path=path, before=before, after=before)
+        return Edit(path=path, before=before, after=write_object(changed, before))
+
+    def _make_entry(self, agent: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "command", "command": make_command(agent), "timeout": self.timeout}
+        return {"name": "crewkeep", **entry} if self.named else entry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plugin:
+    """Hooks of a program that takes a plug-in: a file of our own."""
+
+    find_path: Callable[[Mapping[str, str]], Path]
+    source: str
+
+    def plan(self, agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
+        path = self.find_path(environment)
+        before = read_optional(path)
+        if before is not None and MARK.encode() not in before:
+            raise InvalidInput(f"{path} is not crewkeep's; it was left as it is", hint="move it away first", path=str(path))
+        source = (Path(__file__).parent / self.source).read_text(encoding="utf-8")
+        after = source.replace('"CREWKEEP_HOOK"', _quote_script(find_program())).encode() if install else None
+        return Edit(path=path, before=before, after=after)
+
+
+def find_hook_agents() -> list[str]:
+    """Return the names of the agents that have hooks."""
+    return list(_TARGETS)
+
+
+def check_agent(agent: str) -> None:
+    """Raise ``InvalidInput`` for an agent that has no hooks."""
+    if agent not in _TARGETS:
+        raise InvalidInput(f"the agent {agent!r} has no hooks", hint=f"one of: {', '.join(_TARGETS)}", agent=agent)
+
+
+def plan_hooks(agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
+    """Return the change that installs (or removes) our hooks for an agent.
+
+    Raises ``InvalidInput`` for a file that is not ours to change, ``Missing``, ``StorageError``.
+    """
+    check_agent(agent)
+    return _TARGETS[agent].plan(agent, environment, install=install)
+
+
+def read_status(agent: str, environment: Mapping[str, str]) -> HookStatus:
+    """Return how an agent's hooks stand. Never raises for what it finds."""
+    path = _TARGETS[agent].find_path(environment)
+    try:
+        installing = plan_hooks(agent, environment, install=True)
+        removing = plan_hooks(agent, environment, install=False)
+    except CrewkeepError as error:
+        return HookStatus(agent=agent, installed=Installed.UNREADABLE, path=path, problem=error.message)
+    found = Installed.YES if not installing.changes else Installed.OUTDATED if removing.changes else Installed.NO
+    return HookStatus(agent=agent, installed=found, path=path)
+
+
+def make_command(agent: str) -> str:
+    """Return the shell command that stands in an agent's configuration."""
+    program = shlex.quote(find_program())
+    return f'[ -z "$CREWKEEP_SESSION" ] || [ ! -x {program} ] || {program} {agent}'
+
+
+def find_program() -> str:
+    """Return the absolute path of the hook's program. Raises ``Missing`` if it is not installed."""
+    import shutil
+
+    beside = Path(sys.executable).parent / MARK
+    found = str(beside) if beside.exists() else shutil.which(MARK)
+    if found is None:
+        raise Missing(f"{MARK} is not installed beside {sys.executable}", hint="install crewkeep again: pipx reinstall crewkeep")
+    return found
+
+
+def _find_claude(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("CLAUDE_CONFIG_DIR") or _home(environment) / ".claude") / "settings.json"
+
+
+def _find_codex(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("CODEX_HOME") or _home(environment) / ".codex") / "hooks.json"
+
+
+def _find_gemini(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("GEMINI_CLI_HOME") or _home(environment)) / ".gemini" / "settings.json"
+
+
+def _find_opencode(environment: Mapping[str, str]) -> Path:
+    given = environment.get("OPENCODE_CONFIG_DIR")
+    config = Path(environment.get("XDG_CONFIG_HOME") or _home(environment) / ".config") / "opencode"
+    return Path(given or config) / "plugin" / "crewkeep.js"
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME") or os.path.expanduser("~"))
+
+
+_COMMON_EVENTS = ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd")
+_TARGETS: dict[str, _JsonHooks | _Plugin] = {
+    "claude": _JsonHooks(find_path=_find_claude, events=(*_COMMON_EVENTS, "Notification"), timeout=_TIMEOUT_S),
+    "codex": _JsonHooks(find_path=_find_codex, events=(*_COMMON_EVENTS, "PermissionRequest"), timeout=_TIMEOUT_S),
+    "gemini": _JsonHooks(
+        find_path=_find_gemini,
+        events=("SessionStart", "BeforeAgent", "BeforeTool", "AfterTool", "AfterAgent", "SessionEnd", "Notification"),
+        timeout=_TIMEOUT_S * 1000,
+        named=True,
+    ),
+    "opencode": _Plugin(find_path=_find_opencode, source="opencode_plugin.js"),
+}
+
+
+def _has_ours(groups: Any) -> bool:
+    return MARK in str(groups)
+
+
+def _without_ours(groups: Any, *, but: dict[str, Any] | None) -> list[Any]:
+    """Return an event's groups without our entries, ``but`` this group; one that held nothing else goes with them."""
+    if not isinstance(groups, list):
+        raise InvalidInput("the hooks of an event are no list; they were left as they are", hint="mend the agent's settings")
+    kept = []
+    for group in groups:
+        entries = group.get("hooks") if isinstance(group, dict) else None
+        if not isinstance(entries, list) or not _has_ours(entries) or group == but:
+            kept.append(group)
+        elif rest := [entry for entry in entries if not _has_ours(entry)]:
+            kept.append({**group, "hooks": rest})
+    return kept
+
+
+def _quote_script(text: str) -> str:
+    import json
+
+    return json.dumps(text)

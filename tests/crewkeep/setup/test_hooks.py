@@ -1,0 +1,138 @@
+"""What is written into agents' configurations: others' entries are kept, ours are found again, nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import CREWKEEP
+
+from coordinator.errors import Conflict, InvalidInput
+from crewkeep.setup.edits import Edit, read_object, write_object
+from crewkeep.setup.hooks import Installed, find_hook_agents, make_command, plan_hooks, read_status
+
+THEIRS = {"matcher": "Bash", "hooks": [{"type": "command", "command": "echo theirs"}]}
+SETTINGS = [name for name in find_hook_agents() if name != "opencode"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {"HOME": str(home)}
+
+
+def install(agent: str, home: Path) -> Path:
+    edit = plan_hooks(agent, environment(home), install=True)
+    edit.apply()
+    return edit.path
+
+
+def remove(agent: str, home: Path) -> None:
+    plan_hooks(agent, environment(home), install=False).apply()
+
+
+@pytest.mark.parametrize("agent", find_hook_agents())
+def test_installed_hooks_are_found_and_removed_without_a_trace(agent: str, tmp_path: Path) -> None:
+    assert read_status(agent, environment(tmp_path)).installed is Installed.NO
+    path = install(agent, tmp_path)
+    assert read_status(agent, environment(tmp_path)).installed is Installed.YES
+    assert not plan_hooks(agent, environment(tmp_path), install=True).changes, "a second time changes nothing"
+    assert path.stat().st_mode & 0o077 == 0
+    remove(agent, tmp_path)
+    assert not path.exists()
+    assert not plan_hooks(agent, environment(tmp_path), install=False).changes
+
+
+@pytest.mark.parametrize("agent", SETTINGS)
+@pytest.mark.parametrize("form", [None, 2, 4, "\t"])
+def test_what_others_wrote_is_kept_to_the_byte(agent: str, form: int | str | None, tmp_path: Path) -> None:
+    event = "BeforeTool" if agent == "gemini" else "PreToolUse"
+    path = read_status(agent, environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    before = json.dumps({"ü": 1, "hooks": {event: [THEIRS], "Mine": []}, "last": [1]}, indent=form, ensure_ascii=False)
+    path.write_text(before)
+    path.chmod(0o640)
+    install(agent, tmp_path)
+    hooks = json.loads(path.read_text())["hooks"]
+    assert hooks[event][0] == THEIRS
+    assert "crewkeep-hook" in str(hooks[event][1:])
+    assert path.stat().st_mode & 0o777 == 0o640
+    remove(agent, tmp_path)
+    assert path.read_text() == before
+
+
+def test_an_older_entry_of_ours_is_replaced_and_the_users_stay_in_place(tmp_path: Path) -> None:
+    path = read_status("claude", environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    old = {"type": "command", "command": "/gone/crewkeep-hook claude"}
+    path.write_text(json.dumps({"hooks": {"Stop": [{"hooks": [old, THEIRS["hooks"][0]]}], "Old": [{"hooks": [old]}]}}))
+    assert read_status("claude", environment(tmp_path)).installed is Installed.OUTDATED
+    install("claude", tmp_path)
+    hooks = json.loads(path.read_text())["hooks"]
+    assert hooks["Stop"][0] == {"hooks": THEIRS["hooks"]}
+    assert "Old" not in hooks
+    assert "/gone/" not in path.read_text()
+
+
+@pytest.mark.parametrize("content", ["{ // a comment\n}", "[]", '{"hooks": []}', '{"hooks": {"Stop": {}}}', "\0"])
+def test_a_configuration_that_is_not_understood_is_left_as_it_is(content: str, tmp_path: Path) -> None:
+    path = read_status("claude", environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert read_status("claude", environment(tmp_path)).installed is Installed.UNREADABLE
+    with pytest.raises(InvalidInput):
+        install("claude", tmp_path)
+    assert path.read_text() == content
+
+
+def test_a_plugin_of_others_is_not_overwritten(tmp_path: Path) -> None:
+    path = read_status("opencode", environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    path.write_text("export const Mine = 1")
+    with pytest.raises(InvalidInput):
+        install("opencode", tmp_path)
+    assert path.read_text() == "export const Mine = 1"
+
+
+def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    edit = plan_hooks("claude", environment(tmp_path), install=True)
+    edit.path.parent.mkdir(parents=True)
+    edit.path.write_text("{}")
+    with pytest.raises(Conflict):
+        edit.apply()
+    assert edit.path.read_text() == "{}"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "dotfiles.json"
+    real.write_text("{}\n")
+    link = tmp_path / ".claude" / "settings.json"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    install("claude", tmp_path)
+    assert link.is_symlink()
+    assert "crewkeep-hook" in real.read_text()
+
+
+@pytest.mark.parametrize("variables", [{}, {"CREWKEEP_SESSION": "x"}])
+def test_the_command_is_silent_outside_of_a_session_and_when_crewkeep_is_gone(variables: dict[str, str]) -> None:
+    command = make_command("claude")
+    if variables:
+        command = command.replace(str(CREWKEEP.parent), "/nowhere")
+    done = subprocess.run(
+        ["sh", "-c", command], input=b"{}", env={"PATH": os.environ["PATH"], **variables}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_an_object_is_written_in_the_manner_of_what_stood_there() -> None:
+    for text in ('{"a":1}', '{"a": 1}\n', '{\n  "a": 1\n}\n', '{\n\t"a": 1\n}'):
+        assert write_object(read_object(Path("x"), text.encode()), text.encode()) == text.encode()
+    assert write_object({}, b"{}") is None
+
+
+def test_the_difference_is_shown() -> None:
+    shown = Edit(path=Path("/x/settings.json"), before=None, after=b'{"a": 1}\n').show()
+    assert '+{"a": 1}' in shown
+    assert "/dev/null" in shown
