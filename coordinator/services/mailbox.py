@@ -131,15 +131,16 @@ class Mailbox:
                 self._move(letter, entry, LetterState.READ, epoch)
         self._forget_old(session_id)
 
-    def settle(self, session_id: str, is_meant: Callable[[Letter], bool], has_arrived: Callable[[Letter], bool]) -> None:
-        """Decide about letters on their way: those that have arrived are read, the others are new again. Raises ``Superseded``.
+    def settle(self, session_id: str, decide: Callable[[Letter], LetterState | None]) -> None:
+        """Let each letter on its way become what ``decide`` says: read, new again, or (``None``) what it is.
 
-        ``is_meant`` chooses among those that are taken or handed; ``has_arrived`` tells whether the conversation holds one.
+        Raises ``Superseded``.
         """
         for letter, entry in self._read(session_id, LetterState.TAKEN, LetterState.HANDED):
-            if is_meant(letter):
-                arrived = has_arrived(letter)
-                self._move(letter, entry, LetterState.READ if arrived else LetterState.NEW, letter.epoch if arrived else None)
+            state = decide(letter)
+            if state is not None and state is not letter.state:
+                self._move(letter, entry, state, None if state is LetterState.NEW else letter.epoch)
+        self._forget_old(session_id)
 
     def _read(self, session_id: str, *states: LetterState) -> list[tuple[Letter, Entry]]:
         found = []

@@ -34,8 +34,8 @@ from crewkeep.process_log import say_error
 _LOCK_TIMEOUT_S = 0.2
 #: A hook that was given letters and has not said that it printed them by then is not going to.
 _PRINT_TIMEOUT_S = 10.0
-#: Letters that other programs took for this session (`crewkeep inbox`, MCP) are looked at so often.
-_SETTLE_EVERY_S = 60.0
+#: Letters on their way are looked at so often; one that another program took and did not hand over in this time is new again.
+_SETTLE_EVERY_S = 30.0
 #: Of a prompt or command so much is written into the journal; the transcript has all of it.
 _TEXT_LIMIT = 500
 #: Tool calls whose end has not come yet. Arbitrary.
@@ -92,10 +92,15 @@ class HookDesk:
 
     def note_printed(self, words: dict[str, Any]) -> dict[str, Any]:
         """The hook has printed these letters: its agent has them."""
-        ids = [id for id in words.get("letters", []) if self._printing.pop(id, None) is not None]
+        self.note_handed([id for id in words.get("letters", []) if id in self._printing])
+        return {}
+
+    def note_handed(self, ids: list[str]) -> None:
+        """The agent has these letters. Raises ``Superseded``, ``StorageError``."""
         if ids and (mailbox := self._open_mailbox()) is not None:
             mailbox.note_handed(self._record.id, self._record.epoch, ids)
-        return {}
+        for id in ids:
+            self._printing.pop(id, None)
 
     def close(self) -> None:
         """Let go of the crew's context."""
@@ -189,27 +194,35 @@ class HookDesk:
             mailbox.note_read(self._record.id, self._record.epoch)
 
     def settle_letters(self) -> None:
-        """Decide about letters whose hook, or whose incarnation, did not live to say that it handed them over."""
-        mailbox = self._open_mailbox()
-        if mailbox is None:
-            return
-        now_s, record = self._clock.monotonic_s(), self._record
+        """Decide about letters whose way to the agent nobody saw the end of. Cheap; called at each tick.
+
+        Raises ``Superseded``, ``StorageError``.
+        """
+        now_s = self._clock.monotonic_s()
         late = {id for id, since_s in self._printing.items() if now_s - since_s > _PRINT_TIMEOUT_S}
-        if not late and now_s < self._settle_s:
+        if (not late and now_s < self._settle_s) or (mailbox := self._open_mailbox()) is None:
             return
-        wall_s = self._clock.wall_s()
-
-        def is_meant(letter: Letter) -> bool:
-            if letter.epoch != record.epoch:
-                return letter.epoch is None or letter.epoch < record.epoch
-            if letter.id in self._printing or letter.state is not LetterState.TAKEN:
-                return letter.id in late
-            return letter.taken_at is None or wall_s - letter.taken_at > _SETTLE_EVERY_S  # by another program, which died
-
-        mailbox.settle(record.id, is_meant, lambda letter: self._eyes.holds_text(letter.id))
+        mailbox.settle(self._record.id, lambda letter: self._decide(letter, late))
         self._settle_s = now_s + _SETTLE_EVERY_S
         for id in late:
             del self._printing[id]
+
+    def _decide(self, letter: Letter, late: set[str]) -> LetterState | None:
+        """The conversation proves that a letter arrived; that it did not is believed of one whose bearer is gone or late."""
+        if letter.id in self._printing and letter.id not in late:
+            return None
+        if self._eyes.holds_text(letter.id):
+            return LetterState.READ
+        if letter.epoch is None or letter.epoch < self._record.epoch or letter.id in late:
+            return LetterState.NEW
+        taken_s = self._clock.wall_s() - (letter.taken_at or 0.0)
+        return LetterState.NEW if letter.state is LetterState.TAKEN and taken_s > _SETTLE_EVERY_S else None
+
+    # For those that have no hooks
+
+    def take_letters(self) -> list[Letter]:
+        """Take what waits, to be typed. Raises ``Superseded``, ``StorageError``."""
+        return self._take_letters()
 
     def _open_mailbox(self) -> Mailbox | None:
         crew = self._open_crew()

@@ -29,7 +29,9 @@ from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.keeper.eyes import Eyes
 from crewkeep.keeper.facts import note_running
 from crewkeep.keeper.hook_desk import HookDesk
+from crewkeep.keeper.letter_typing import LetterTyping
 from crewkeep.process_log import say, say_error
+from crewkeep.terminal.serve import Later
 from recovery.reap import name_group
 
 
@@ -44,12 +46,15 @@ class Incarnation:
         eyes: Eyes,
         progress: Progress,
         settings: Settings,
+        launch: LaunchSpec,
+        type_text: Callable[[str], Later],
         clock: Clock,
     ) -> None:
         self.record, self.agent, self.eyes = record, agent, eyes
         self._home, self._progress, self._settings, self._clock = home, progress, settings, clock
         #: Where the agent's hooks are answered.
         self.desk = HookDesk(home, record, eyes, progress, settings, clock)
+        self.typing = LetterTyping(self.desk, launch, progress, type_text)
         self._thread: CoordinatorThread | None = None
         self._context: Context | None = None
         self._revisions: dict[int, int] | None = None
@@ -67,6 +72,7 @@ class Incarnation:
         *,
         size: tuple[int, int],
         connect: Callable[[AgentProcess, Callable[[bytes], None]], None],
+        type_text: Callable[[str], Later],
         clock: Clock = SYSTEM,
     ) -> Incarnation:
         """Start the agent of the record's epoch, on a terminal of ``size`` that ``connect`` takes over.
@@ -102,7 +108,7 @@ class Incarnation:
             raise
         say(f"agent {agent.identity.pid} of {record.name} ({record.id}) runs at epoch {record.epoch}")
         eyes.follow(record)
-        return cls(home, record, agent, eyes, progress, settings, clock)
+        return cls(home, record, agent, eyes, progress, settings, prepared, type_text, clock)
 
     def start_thread(self, on_superseded: Callable[[], None]) -> None:
         """Start the coordinator thread. ``on_superseded`` is called on it. Raises ``Superseded``, ``StorageError``, ``Busy``."""

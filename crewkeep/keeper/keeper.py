@@ -150,6 +150,7 @@ class Keeper:
             self._progress,
             size=self._terminal.size,
             connect=self._terminal.connect,
+            type_text=self._terminal.server.type_text,
             clock=self._clock,
         )
         self._now = self._last = now
@@ -224,6 +225,8 @@ class Keeper:
     def _look_at_work(self, now: Incarnation) -> None:
         try:
             now.eyes.look(now.agent)
+            now.desk.settle_letters()
+            now.typing.look()
         except Conflict:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it

@@ -177,6 +177,13 @@ class TerminalServer:
             if visitor.offset == self._shown and visitor.cutter is None:
                 self._queue(visitor, frames.encode(Kind.END, outcome))
 
+    def type_text(self, text: object) -> Later:
+        """Type a text and Enter into the agent's terminal, in turn with others. Raises as ``Typist.take`` and ``make_keys``."""
+        later = Later()
+        keys = make_keys(text, bracketed=self._modes.wants_paste_marks, line_mode=self._handlers.is_line_mode())
+        self._typist.take(keys, later)
+        return later
+
     def pause_input(self, paused: bool) -> None:
         """Read nothing more from visitors while the agent does not take its input; they wait."""
         self._input_paused = paused
@@ -428,7 +435,7 @@ class TerminalServer:
     def _answer(self, visitor: _Visitor, words: dict[str, Any]) -> None:
         verb = words.pop("verb", None)
         try:
-            answer = self._type_text(words) if verb == "send" else self._handlers.request(str(verb), words)
+            answer = self.type_text(words.get("text")) if verb == "send" else self._handlers.request(str(verb), words)
         except CrewkeepError as error:
             answer = encode_error(error)
         except (KeyError, TypeError, ValueError) as error:
@@ -437,12 +444,6 @@ class TerminalServer:
             answer.when_given(lambda given: self._deliver(visitor, given))
         else:
             self._deliver(visitor, answer)
-
-    def _type_text(self, words: dict[str, Any]) -> Later:
-        later = Later()
-        keys = make_keys(words.get("text"), bracketed=self._modes.wants_paste_marks, line_mode=self._handlers.is_line_mode())
-        self._typist.take(keys, later)
-        return later
 
     def _deliver(self, visitor: _Visitor, answer: dict[str, Any]) -> None:
         if visitor.fd in self._visitors and self._visitors[visitor.fd] is visitor:

@@ -145,6 +145,55 @@ def test_a_letter_that_was_given_to_a_killed_agent_is_not_given_again_and_one_th
     assert [letter["state"] for letter in crew.letters()] == ["read"]
 
 
+def test_without_hooks_a_letter_is_typed_when_the_agent_waits_but_never_into_a_permission_prompt(
+    home: Home, make_codex_home: Make
+) -> None:
+    def answer(ask: Ask) -> str | Shell:
+        if ask.after_tool or "another session" in ask.last_user:
+            return "heard"
+        return Shell("echo x > asked.txt", escalate=True)
+
+    with ModelServer(answer) as model:
+        codex = make_codex_home(model.url)
+        environment = {**codex.environment, "CREWKEEP_HEARTBEAT_INTERVAL_S": "0.2"}
+        words = ("codex", "-a", "on-request", "-s", "read-only", "write it")
+        done = cli("run", "-d", "--name", "coder", "--", *words, home=home, env=environment, cwd=codex.work)
+        assert done.returncode == 0, done.stderr
+
+        def state() -> str:
+            return str(cli_json("inspect", "coder", "--json", home=home)["state"])
+
+        wait_until(lambda: state() == "waiting", timeout_s=30, what="the permission prompt")
+        cli("tell", "coder", "the tests are\x07 green", home=home)
+        wait_until(lambda: Registry(home).find("coder").agent is not None, what="the agent")
+        assert state() == "waiting", "the letter was not taken for an answer"
+        assert cli_json("inbox", "coder", "--json", home=home)[0]["state"] == "new"
+        keeper = Registry(home).find("coder")
+        assert keeper.agent is not None
+        press(home, keeper, b"y")
+        ask = wait_until(
+            lambda: next((ask for ask in model.working_asks() if "the tests are" in ask.last_user), None),
+            timeout_s=30,
+            what="the letter in a request",
+        )
+        assert ask.text.count("the tests are") == 1
+        wait_until(lambda: cli_json("inbox", "coder", "-a", "--json", home=home)[0]["state"] != "new", what="its being handed")
+        assert cli("kill", "coder", home=home).returncode == 0
+
+
+def press(home: Home, record: SessionRecord, keys: bytes) -> None:
+    """Press keys as somebody who is attached."""
+    from coordinator.system import sockets
+    from crewkeep.terminal import frames
+    from crewkeep.terminal.frames import Kind
+
+    with sockets.connect(home.session(record.id).socket, 5) as connection:
+        connection.sendall(frames.encode(Kind.ATTACH, {"rows": 40, "columns": 120}))
+        for _ in range(3):  # keys in the prompt's first moment are lost
+            connection.sendall(frames.encode(Kind.INPUT, keys))
+            wait_until(lambda: connection.recv(1 << 16), what="the screen")
+
+
 def test_with_a_broken_home_the_agent_still_works(home: Home, make_codex_home: Make, tmp_path: Path) -> None:
     import subprocess
 

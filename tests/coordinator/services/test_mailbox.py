@@ -84,7 +84,7 @@ def test_what_did_not_arrive_is_new_again_and_what_did_is_read(post: Post) -> No
     post.write("lost")
     box = post.box(post.two.writer)
     box.take(post.two.id, 1)
-    box.settle(post.two.id, lambda letter: letter.epoch == 1, lambda letter: letter.text == "arrived")
+    box.settle(post.two.id, lambda letter: LetterState.READ if letter.text == "arrived" else LetterState.NEW)
     assert post.states == [LetterState.READ, LetterState.NEW]
     assert [letter.text for letter in box.take(post.two.id, 2)] == ["lost"]
 
