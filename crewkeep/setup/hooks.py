@@ -151,26 +151,41 @@ def find_program() -> str:
     return found
 
 
+def find_home(environment: Mapping[str, str]) -> Path:
+    """Return the user's home directory."""
+    return Path(environment.get("HOME") or os.path.expanduser("~"))
+
+
+def find_codex_home(environment: Mapping[str, str]) -> Path:
+    """Return the directory of Codex's configuration."""
+    return Path(environment.get("CODEX_HOME") or find_home(environment) / ".codex")
+
+
+def find_gemini_home(environment: Mapping[str, str]) -> Path:
+    """Return the directory of Gemini CLI's configuration."""
+    return Path(environment.get("GEMINI_CLI_HOME") or find_home(environment)) / ".gemini"
+
+
+def find_opencode_config(environment: Mapping[str, str]) -> Path:
+    """Return the directory of OpenCode's configuration."""
+    config = Path(environment.get("XDG_CONFIG_HOME") or find_home(environment) / ".config")
+    return Path(environment.get("OPENCODE_CONFIG_DIR") or config / "opencode")
+
+
 def _find_claude(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("CLAUDE_CONFIG_DIR") or _home(environment) / ".claude") / "settings.json"
+    return Path(environment.get("CLAUDE_CONFIG_DIR") or find_home(environment) / ".claude") / "settings.json"
 
 
 def _find_codex(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("CODEX_HOME") or _home(environment) / ".codex") / "hooks.json"
+    return find_codex_home(environment) / "hooks.json"
 
 
 def _find_gemini(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("GEMINI_CLI_HOME") or _home(environment)) / ".gemini" / "settings.json"
+    return find_gemini_home(environment) / "settings.json"
 
 
 def _find_opencode(environment: Mapping[str, str]) -> Path:
-    given = environment.get("OPENCODE_CONFIG_DIR")
-    config = Path(environment.get("XDG_CONFIG_HOME") or _home(environment) / ".config") / "opencode"
-    return Path(given or config) / "plugin" / "crewkeep.js"
-
-
-def _home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("HOME") or os.path.expanduser("~"))
+    return find_opencode_config(environment) / "plugin" / "crewkeep.js"
 
 
 _COMMON_EVENTS = ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd")
