@@ -95,7 +95,8 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            self._pause_s = _SEARCH_AGAIN_S if self.conversation is not None else min(self._pause_s * 2, _LONGEST_SEARCH_S)
+            settled = _place_of(self.conversation) is not None
+            self._pause_s = _SEARCH_AGAIN_S if settled else min(self._pause_s * 2, _LONGEST_SEARCH_S)
             self._search_s = now_s + self._pause_s
         if self.conversation is None:
             return
@@ -109,7 +110,8 @@ class Eyes:
     def _search(self, agent: AgentProcess) -> None:
         pids = [identity.pid for identity in agent.list_tree()]
         found = self._adapter.find_conversation(self._launch, pids, self._record.started_at or self._record.phase_at)
-        if found is None or (self.conversation is not None and found.id == self.conversation.id):
+        known = self.conversation
+        if found is None or (known is not None and found.id == known.id and _place_of(found) in (None, _place_of(known))):
             return
         try:
             write_conversation(self._paths, found, epoch=self._record.epoch, clock=self._clock)
@@ -131,3 +133,8 @@ class Eyes:
         except OSError:
             return False
         return leader != agent.identity.pid and leader > 0 and scan.is_reading_terminal(leader)
+
+
+def _place_of(conversation: Conversation | None) -> str | None:
+    """Return where the conversation is written down, ``None`` if that is not known: one whose id we chose may not be yet."""
+    return None if conversation is None else conversation.transcript or conversation.store
