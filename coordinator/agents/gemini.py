@@ -61,6 +61,8 @@ _LIMIT = re.compile(rb"Usage limit reached for [^\r\n\x1b]*")
 _RESETS = re.compile(rb"Access resets at [^\r\n\x1b]*")
 #: What the headless program writes when it gives up.
 _GAVE_UP = re.compile(rb"Error when talking to Gemini API Full report available at: \S+ (?:\w+: )?([^\r\n]*)")
+#: What the service itself said, which stands further down in that.
+_CAUSE = re.compile(rb"message: ['\"`]([^\r\n]*?)['\"`],?[\r\n]")
 #: So much of the output is kept for a sentence that is cut.
 _OUTPUT_LIMIT = 2048
 
@@ -166,7 +168,7 @@ class Gemini(Generic):
             self._dialog, self._recent_output = None, b""
             output = output[output.rfind(b"\x1b]") + 1 :]
         recent = self._recent_output + output
-        if b"limit reached for" in recent or b"Error when talking" in recent:
+        if b"limit reached for" in recent or b"Error when talking" in recent or (self._gave_up and b"message: " in recent):
             self._read_sentences(recent)
         self._recent_output = recent[-_OUTPUT_LIMIT:]
 
@@ -221,6 +223,12 @@ class Gemini(Generic):
         """Note a usage limit or a failure that the output tells, once per telling."""
         if gave_up := _GAVE_UP.findall(recent):
             self._gave_up, self._told_at = _clean(gave_up[-1]), SYSTEM.wall_s()
+        if (
+            self._gave_up is not None
+            and (causes := _CAUSE.findall(recent))
+            and (cause := _clean(causes[-1])) not in self._gave_up
+        ):
+            self._gave_up = f"{self._gave_up} {cause}"
         if limits := _LIMIT.findall(recent):
             resets = _RESETS.findall(recent)
             text = " ".join(_clean(part) for part in (limits[-1], *resets[-1:]))

@@ -263,7 +263,7 @@ QUOTA = Fault(
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
-        (QUOTA, 1, "exceeded your current quota"),
+        (QUOTA, 1, "Please retry in 3600s"),
         (Fault(400, "so not"), 1, "so not"),
         (Cut(), 1, "terminated"),
     ],
