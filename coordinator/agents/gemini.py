@@ -63,6 +63,7 @@ _RESETS = re.compile(rb"Access resets at [^\r\n\x1b]*")
 _GAVE_UP = re.compile(rb"Error when talking to Gemini API Full report available at: \S+ (?:\w+: )?([^\r\n]*)")
 #: What the service itself said, which stands further down in that.
 _CAUSE = re.compile(rb"message: ['\"`]([^\r\n]*?)['\"`],?[\r\n]")
+_OF_A_LIMIT = re.compile(r"quota|limit|exhausted", re.IGNORECASE)
 #: So much of the output is kept for a sentence that is cut.
 _OUTPUT_LIMIT = 2048
 
@@ -112,7 +113,7 @@ class Gemini(Generic):
             # "latest" and numbers mean another conversation tomorrow.
             meant = gemini_files.find_listed(gemini_files.find_home(launch.environment), launch.cwd, asked.value or "latest")
             if meant is not None:
-                return self._build(launch, command, ("--resume", meant.id), command.prompt), replace(meant, found_at=0.0)
+                return self._build(launch, command, ("--resume", meant.id), command.prompt), meant
             if (asked.value or "latest") != "latest":
                 return launch.argv, None  # the program says what is wrong
             id = _derive_id(session_id)
@@ -190,15 +191,16 @@ class Gemini(Generic):
         if self._state is not None:  # the program itself says it: a turn that was cut is open in its transcript for ever
             at_prompt = self._state == _READY
         failure = work.failure
-        limited_until = find_reset(failure, work.failed_at or SYSTEM.wall_s()) if failure is not None else None
+        failed_at = work.failed_at
         if (told := self._dialog or self._gave_up) is not None:
-            failure, limited_until = told, find_reset(told, self._told_at)
+            failure, failed_at = told, self._told_at
+        limited = failure is not None and _OF_A_LIMIT.search(failure) is not None
         return Activity(
             progress=work.count,
             at_prompt=at_prompt,
             needs_user=self._state == _ASKS or self._dialog is not None,
             failure=failure,
-            limited_until=limited_until,
+            limited_until=find_reset(failure, failed_at or SYSTEM.wall_s()) if limited and failure is not None else None,
         )
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:

@@ -46,6 +46,8 @@ _WORKTREE = frozenset({"-w", "--worktree"})
 _PACKAGE = re.compile(r"@google/gemini-cli(@[^/]+)?$")
 #: Node's own options that take the next word as their value.
 _NODE_WITH_VALUE = _table("-r --require --import --loader --experimental-loader -C --conditions --env-file --title")
+#: With these it runs what follows them rather than a script.
+_NODE_WITHOUT_SCRIPT = _table("-e --eval -p --print -pe -i --interactive")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -133,7 +135,7 @@ def starts_gemini(argv: Sequence[str]) -> bool:
         return os.path.basename(program[0]) == "gemini"
     if os.path.basename(program[0]) in ("npx", "bunx"):  # their plain "gemini" is another package
         return any(_PACKAGE.match(word.removeprefix("--package=")) for word in program[1:])
-    return is_script(program[-1])
+    return is_script(program[-1]) and _NODE_WITHOUT_SCRIPT.isdisjoint(program)
 
 
 def is_script(path: str) -> bool:

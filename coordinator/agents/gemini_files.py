@@ -78,12 +78,14 @@ def list_conversations(home: Path) -> Iterator[PastConversation]:
 def find_listed(home: Path, cwd: str, which: str) -> Conversation | None:
     """Return the conversation that the program means by ``latest`` or by a number, ``None`` if there is none."""
     born: dict[str, tuple[float, Conversation]] = {}
-    for past in list_conversations(home):
-        path = past.conversation.transcript
-        if path is None or past.cwd is None or os.path.realpath(past.cwd) != os.path.realpath(cwd) or not Replay(path).can_resume:
+    for path in _iter_transcripts(home):
+        root, head = find_project_root(path), transcript.read_first_line(path) or {}
+        if root is None or os.path.realpath(root) != os.path.realpath(cwd) or head.get("kind") == "subagent":
             continue
-        started_at = gemini_transcript.read_time((transcript.read_first_line(path) or {}).get("startTime")) or 0.0
-        born[past.conversation.id] = (started_at, past.conversation)
+        replay = Replay(path)
+        if replay.id is not None and replay.can_resume:
+            conversation = Conversation(agent="gemini", id=replay.id, transcript=str(path))
+            born[replay.id] = (gemini_transcript.read_time(head.get("startTime")) or 0.0, conversation)
     ordered = [conversation for _, conversation in sorted(born.values(), key=lambda one: one[0])]
     if not ordered:
         return None
@@ -140,12 +142,13 @@ def _was_said(path: Path, text: str, at: float) -> bool:
 
 
 def _iter_transcripts(home: Path) -> Iterator[Path]:
-    try:
-        projects = list(os.scandir(home / "tmp"))
-    except OSError:
-        return
-    for project in projects:
-        yield from _iter_sessions(Path(project.path) / "chats")
+    for base in (home, home.parent / ".cache" / home.name):  # the second: inside the sandbox of macOS
+        try:
+            projects = os.listdir(base / "tmp")
+        except OSError:
+            continue
+        for project in projects:
+            yield from _iter_sessions(base / "tmp" / project / "chats")
 
 
 def _iter_sessions(directory: Path) -> Iterator[Path]:

@@ -62,7 +62,7 @@ class Work:
         if kind == "user" and (_results_of(message) or is_said(text)):
             self.in_turn, self.failure, self.cancelled = True, None, False
         elif kind == "gemini":
-            self.in_turn = not text.strip() or bool(message.get("toolCalls"))
+            self.in_turn, self.failure = not text.strip() or bool(_tool_calls(message)), None
         elif kind == "error":
             self.in_turn, self.failure, self.failed_at = False, text, read_time(message.get("timestamp"))
         elif kind == "info" and text.strip() == _CANCELLED:
@@ -158,11 +158,11 @@ def read_head(path: Path) -> tuple[str, str, str | None] | None:
     """Return the conversation's id, its title and its kind from the beginning of a transcript; ``None`` if it holds nothing."""
     try:
         with path.open("rb") as file:
-            lines = file.read(_HEAD_BYTES).split(b"\n")
+            data = file.read(_HEAD_BYTES)
     except OSError:
         return None
     id, kind, title = None, None, ""
-    for line in lines:
+    for line in data.split(b"\n"):
         entry = transcript.parse_line(line) or {}
         if isinstance(entry.get("sessionId"), str) and id is None:
             id, kind = entry["sessionId"], entry.get("kind")
@@ -170,7 +170,9 @@ def read_head(path: Path) -> tuple[str, str, str | None] | None:
             text = text_of(message.get("displayContent") or message.get("content")).strip()
             if not title and message.get("type") == "user" and is_said(text):
                 title = " ".join(text.split())[:_TITLE_LIMIT]
-    return (id, title, kind if isinstance(kind, str) else None) if id is not None and title else None
+    if id is None or (not title and len(data) < _HEAD_BYTES):
+        return None
+    return id, title, kind if isinstance(kind, str) else None
 
 
 def read_id(path: str | os.PathLike[str]) -> str | None:
@@ -230,7 +232,7 @@ def _is_resumable(message: dict[str, Any]) -> bool:
     if message.get("type") == "gemini":
         content = message.get("content")
         filled = bool(content.strip()) if isinstance(content, str) else bool(content)
-        return filled or bool(message.get("toolCalls")) or bool(message.get("thoughts"))
+        return filled or bool(_tool_calls(message)) or bool(message.get("thoughts"))
     return False
 
 
@@ -239,10 +241,14 @@ def _pieces_of(message: dict[str, Any]) -> set[str]:
     pieces = {f"tool {id}" for id, _, _ in _results_of(message)}
     if message.get("type") == "gemini" and text_of(message.get("content")).strip():
         pieces.add(f"said {message['id']}")
-    for call in message.get("toolCalls") or ():
-        if isinstance(call, dict) and call.get("status") in ("success", "error"):
-            pieces.add(f"tool {call.get('id')}")
+    pieces |= {f"tool {call.get('id')}" for call in _tool_calls(message) if call.get("status") in ("success", "error")}
     return pieces
+
+
+def _tool_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tool calls that a message of the model's was given once they had ended."""
+    found = message.get("toolCalls")
+    return [call for call in found if isinstance(call, dict)] if isinstance(found, list) else []
 
 
 def _results_of(message: dict[str, Any]) -> list[tuple[str, str, bool]]:
@@ -274,9 +280,7 @@ def _role_of(message: dict[str, Any], text: str) -> Role:
 
 def _iter_calls(message: dict[str, Any], at: float | None, raw: str) -> Iterator[Command]:
     """Yield the tool calls in a message of the model's: as written when they ended, or as a resume writes them again."""
-    for call in message.get("toolCalls") or ():
-        if not isinstance(call, dict):
-            continue
+    for call in _tool_calls(message):
         answers = _results_of({"type": "user", "content": call.get("result")})
         output = answers[0][1] if answers else None
         ok = {"success": True, "error": False, "cancelled": False}.get(str(call.get("status")))
@@ -292,10 +296,11 @@ def _iter_calls(message: dict[str, Any], at: float | None, raw: str) -> Iterator
             raw=raw,
         )
     content = message.get("content")
-    for part in content if isinstance(content, list) and not message.get("toolCalls") else ():
-        call = part.get("functionCall") if isinstance(part, dict) else None
-        if isinstance(call, dict):
-            yield Command(name=str(call.get("name")), text=_command_of(call.get("args")), at=at, id=str(call.get("id")), raw=raw)
+    for part in content if isinstance(content, list) and not _tool_calls(message) else ():
+        asked = part.get("functionCall") if isinstance(part, dict) else None
+        if isinstance(asked, dict):
+            name, text = str(asked.get("name")), _command_of(asked.get("args"))
+            yield Command(name=name, text=text, at=at, id=str(asked.get("id")), raw=raw)
 
 
 def _command_of(arguments: object) -> str:
