@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _TITLE = re.compile(rb"\x1b\][02];([^\x07\x1b]{0,256})(?:\x07|\x1b\\)")
-_BEGINS = re.compile(rb"\x1b(?:\][02]?(?:(?<=[02]);[^\x07\x1b]*)?)?")
+#: A title at the end of the output that is not complete, perhaps for half of the two bytes that may end it.
+_CUT = re.compile(rb"\x1b(?:\](?:[02](?:;[^\x07\x1b]*\x1b?)?)?)?\Z")
 _LIMIT_BYTES = 300
 
 
@@ -22,7 +23,6 @@ class TitleReader:
         elif b"\x1b" not in output:
             return None
         titles = _TITLE.findall(output)
-        begun = output.rfind(b"\x1b", max(0, len(output) - _LIMIT_BYTES))
-        if begun >= 0 and _BEGINS.fullmatch(output, begun):
-            self._cut = output[begun:]
+        if cut := _CUT.search(output, max(0, len(output) - _LIMIT_BYTES)):
+            self._cut = cut[0]
         return titles[-1] if titles else None
