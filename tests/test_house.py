@@ -22,6 +22,9 @@ CORE = {
     "orjson": "coordinator/context",
     "tenacity": "coordinator/context",
     "typer": "crewkeep/cli",
+}
+#: The same for what is installed only with an extra.
+EXTRAS = {
     "mcp": "crewkeep/mcp_server",
     "mcp_types": "crewkeep/mcp_server",
     "pydantic": "crewkeep/mcp_server",
@@ -103,7 +106,7 @@ def test_third_party_packages_stay_in_their_room() -> None:
             for name in {name.partition(".")[0] for name in names}:
                 if name in sys.stdlib_module_names or name in PACKAGES or name in ("_sha256", "_sha2"):  # one for each Python
                     continue
-                if not name_of(path).startswith(CORE.get(name, "nowhere")):
+                if not name_of(path).startswith((CORE | EXTRAS).get(name, "nowhere")):
                     strangers.append(f"{name_of(path)} imports {name}")
     assert not strangers
 

@@ -147,16 +147,21 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def put_back(saved: Path, path: Path) -> None:
-    """Let ``path`` hold a durable copy of ``saved``; directories that are missing are made. Raises ``StorageError``."""
+def put_back(saved: Path, path: Path, *, first_bytes: int | None = None) -> None:
+    """Let ``path`` hold a durable copy of ``saved``, or of its first bytes; directories that are missing are made.
+
+    Raises ``StorageError``.
+    """
     files.make_directory(path.parent)
     temporary = path.with_name(files.name_temporary(path.name))
     try:
         with open(saved, "rb") as source:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                while part := source.read(1 << 20):
+                left = first_bytes
+                while part := source.read(1 << 20 if left is None else min(1 << 20, left)):
                     files.write_all(fd, part)
+                    left = None if left is None else left - len(part)
                 files.sync_file(fd)
             finally:
                 os.close(fd)

@@ -78,6 +78,15 @@ def read_row(pid: int) -> tuple[str, str, int, int, int, int] | None:
         return None
 
 
+def arguments(pid: int) -> list[str] | None:
+    """Return the words the process was started with, ``None`` if they cannot be read."""
+    psutil = _psutil()
+    try:
+        return [str(word) for word in psutil.Process(pid).cmdline()] or None
+    except (psutil.Error, OSError):
+        return None
+
+
 def environment(pid: int) -> dict[str, str] | None:
     """Return the environment the process was started with, ``None`` if it cannot be read."""
     psutil = _psutil()

@@ -77,6 +77,16 @@ def descendants_of(identity: ProcessIdentity) -> list[ProcessIdentity]:
     return found
 
 
+def read_arguments(pid: int) -> list[str] | None:
+    """Return the words a process was started with; ``None`` if there is no such process or they cannot be read."""
+    if sys.platform == "darwin":
+        from coordinator.system import macos
+
+        return macos.arguments(pid)
+    data = _read(f"/proc/{pid}/cmdline", _ENVIRONMENT_LIMIT_BYTES)
+    return None if not data else [os.fsdecode(word) for word in data.removesuffix(b"\0").split(b"\0")]
+
+
 def read_environment(pid: int) -> dict[str, str] | None:
     """Return the environment a process was started with; ``None`` if there is no such process or it cannot be read."""
     if sys.platform == "darwin":

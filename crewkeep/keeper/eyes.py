@@ -138,7 +138,8 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            self._pause_s = _SEARCH_AGAIN_S if self.conversation is not None else min(self._pause_s * 2, _LONGEST_SEARCH_S)
+            settled = self.conversation is not None and (self.conversation.transcript or self.conversation.store) is not None
+            self._pause_s = _SEARCH_AGAIN_S if settled else min(self._pause_s * 2, _LONGEST_SEARCH_S)
             self._search_s = now_s + self._pause_s
         if self.conversation is None:
             return

@@ -94,3 +94,11 @@ def test_cut_short_means_the_same_beginning_and_nothing_else(tmp_path: Path) -> 
     assert not transcript.is_cut_short(write(tmp_path / "c", {"n": 7}), saved)
     assert not transcript.is_cut_short(write(tmp_path / "d", {"n": 1}, {"n": 2}, {"n": 3}), saved)
     assert not transcript.is_cut_short(tmp_path / "missing", saved)
+
+
+def test_the_first_bytes_alone_can_be_put_back(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    saved.write_bytes(b"0123456789" * 300_000)
+    for count in (0, 7, 2_000_003, 5_000_000):
+        transcript.put_back(saved, tmp_path / "new" / "t.jsonl", first_bytes=count)
+        assert (tmp_path / "new" / "t.jsonl").read_bytes() == saved.read_bytes()[:count]

@@ -37,6 +37,14 @@ def start() -> Iterator[Start]:
         process.wait()
 
 
+def test_a_process_is_known_by_the_words_it_was_started_with(start: Start) -> None:
+    process = start("/bin/sleep", "1000", MARK="1")
+    assert scan.read_arguments(process.pid) == ["/bin/sleep", "1000"]
+    process.kill()
+    process.wait()
+    assert scan.read_arguments(process.pid) is None
+
+
 def test_a_mark_is_found_whole_and_only_whole(start: Start) -> None:
     nonce = new_nonce()
     marked = [start(CREWKEEP_NONCE=nonce), start(A="b", CREWKEEP_NONCE=nonce, Z="")]
