@@ -34,6 +34,7 @@ ENTRY_POINTS = "crewkeep.agents"
 #: Name of the agent, where its adapter is. Those that know their program come first; ``generic`` takes the rest.
 _ADAPTERS = {
     "codex": "coordinator.agents.codex:Codex",
+    "opencode": "coordinator.agents.opencode:OpenCode",
     GENERIC: "coordinator.agents.generic:Generic",
 }
 
