@@ -101,9 +101,8 @@ class OpenCode(Generic):
     def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
         own = [pid for pid in pids if not _is_helper(pid, pids)]
         self._runs.update(find_runs(own))
-        for path in set(self._runs.values()):
-            self._read_log(path)
-        told = [self._logs[path].find_conversation([name]) for name, path in self._runs.items()]
+        logs = [self._read_log(path) for path in dict.fromkeys(self._runs.values())]
+        told = [log.find_conversation(self._runs) for log in logs]
         candidates = [id for id in told if id is not None]
         if not candidates and self._told and command_line.parse(launch.argv).find_value("--format") == "json":
             candidates = [self._told]
