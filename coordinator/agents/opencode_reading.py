@@ -73,8 +73,9 @@ class Reading:
         since_ms = store.find_latest_change(connection, sessions) if self._since_ms is None else self._since_ms
         if first:
             self._floor_ms = since_ms
+        self._since_ms = since_ms
         for id, changed_ms, part in store.iter_changed_parts(connection, sessions, since_ms):
-            self._since_ms = max(since_ms, self._since_ms or 0, changed_ms)
+            self._since_ms = max(self._since_ms, changed_ms)
             ended_ms = _find_end(part)
             if ended_ms is None or id in self._done or ended_ms < self._floor_ms:
                 continue

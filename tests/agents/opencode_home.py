@@ -58,6 +58,10 @@ def make_opencode_home(url: str, tmp_path: Path, command: str) -> OpenCodeHome:
         environment={
             "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
             "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / ".config"),  # the tests' own command line has another
+            "XDG_DATA_HOME": str(home / ".local" / "share"),
+            "XDG_STATE_HOME": str(home / ".local" / "state"),
+            "XDG_CACHE_HOME": str(home / ".cache"),
             "TERM": "xterm-256color",
             "LANG": "C.UTF-8",
             "TMPDIR": str(temporary),  # each run leaves a library of 5 MB there
