@@ -35,6 +35,7 @@ ENTRY_POINTS = "crewkeep.agents"
 _ADAPTERS = {
     "codex": "coordinator.agents.codex:Codex",
     "gemini": "coordinator.agents.gemini:Gemini",
+    "opencode": "coordinator.agents.opencode:OpenCode",
     GENERIC: "coordinator.agents.generic:Generic",
 }
 

@@ -1,5 +1,7 @@
 """What adapters share for transcripts that are lines of JSON, appended to a file: read what is new, put a copy back.
 
+Logs whose lines are of another kind are read the same way, with a function that understands them.
+
 Not promised: transcripts that a program rewrites in place. Their adapters must replay, not append.
 """
 
@@ -9,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,19 @@ READ_LIMIT_BYTES = 4 << 20
 class Tail:
     """Reads a growing file of JSON lines; remembers where it stopped."""
 
-    def __init__(self, path: str | os.PathLike[str], *, from_end_bytes: int | None = None) -> None:
-        """With ``from_end_bytes`` the first look begins at the first whole line within so much of the file's end."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        from_end_bytes: int | None = None,
+        parse: Callable[[bytes], dict[str, Any] | None] | None = None,
+    ) -> None:
+        """With ``from_end_bytes`` the first look begins at the first whole line within so much of the file's end.
+
+        ``parse`` returns what a line says, ``None`` for one to pass over; without it lines are JSON objects.
+        """
         self.path = path
+        self._parse = parse or parse_line
         self._from_end_bytes = from_end_bytes
         self._file: tuple[int, int] | None = None
         self._offset_bytes = 0
@@ -58,7 +70,7 @@ class Tail:
             lines = lines[1:]
         self._offset_bytes += end
         for line in lines:
-            if (entry := parse_line(line)) is not None:
+            if (entry := self._parse(line)) is not None:
                 yield entry
 
     def iter_all(self) -> Iterator[dict[str, Any]]:

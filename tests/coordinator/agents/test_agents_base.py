@@ -42,6 +42,18 @@ def make_launch(*argv: str, cwd: str = "/", **environment: str) -> LaunchSpec:
         (("node", "-e", "gemini"), "generic"),
         (("node", "server.js", "gemini.js"), "generic"),
         (("grep", "gemini"), "generic"),
+        (("opencode",), "opencode"),
+        (("/opt/bin/opencode", "run", "x"), "opencode"),
+        (("node", "/opt/lib/node_modules/opencode-ai/bin/opencode"), "opencode"),
+        (("npx", "-y", "opencode-ai@1.18.33", "run", "x"), "opencode"),
+        (("npx", "-p", "opencode-ai", "opencode", "run", "x"), "opencode"),
+        (("bunx", "opencode-ai"), "opencode"),
+        (("opencode-helper",), "generic"),
+        (("npx", "opencode-ai-tools"), "generic"),
+        (("npx", "-y"), "generic"),
+        (("npx", "serve", "opencode"), "generic"),
+        (("sh", "-c", "opencode"), "generic"),
+        (("cat", "opencode"), "generic"),
         (("codex-helper",), "generic"),
         (("node", "server.js"), "generic"),
         (("python3", "codex"), "generic"),
@@ -94,5 +106,5 @@ def test_the_generic_agent_knows_no_conversation_and_no_permission() -> None:
 def test_a_keeper_of_a_generic_agent_loads_no_other_adapter() -> None:
     program = "import sys; from coordinator.agents import get_agent; get_agent('generic'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert "coordinator.agents.codex" not in loaded
-    assert not {"subprocess", "asyncio", "logging", "typer", "psutil", "importlib.metadata"} & set(loaded)
+    assert not {"coordinator.agents.codex", "coordinator.agents.opencode"} & set(loaded)
+    assert not {"sqlite3", "subprocess", "asyncio", "logging", "typer", "psutil", "importlib.metadata"} & set(loaded)

@@ -1,0 +1,88 @@
+"""A home for OpenCode that knows nobody, with a model on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import skip_or_fail
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenCodeHome:
+    """A directory for OpenCode that knows nobody, and the environment that leads there."""
+
+    #: The command that npm installed, as users have it on their PATH.
+    command: str
+    work: Path
+    home: Path
+    environment: dict[str, str]
+
+    @property
+    def database(self) -> Path:
+        return self.home / ".local" / "share" / "opencode" / "opencode.db"
+
+    @property
+    def databases(self) -> list[Path]:
+        """The database with its log and whatever was set beside it."""
+        return sorted(self.database.parent.glob("opencode.db*"))
+
+    def configure(self, **settings: object) -> None:
+        """Change its configuration."""
+        path = self.home / ".config" / "opencode" / "opencode.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def find_opencode() -> str:
+    """Return the pinned OpenCode; without it skip, or in CI fail."""
+    command = HERE / "node_modules" / ".bin" / "opencode"
+    if not command.exists():
+        skip_or_fail("opencode is not installed below tests/agents; `make test-needs` installs it where npm is there")
+    return str(command)
+
+
+def make_opencode_home(url: str, tmp_path: Path, command: str) -> OpenCodeHome:
+    """Prepare OpenCode for the model at ``url``; all its tools are allowed."""
+    work, home, temporary = tmp_path / "work", tmp_path / "user", tmp_path / "temporary"
+    (home / ".config" / "opencode").mkdir(parents=True)
+    work.mkdir()
+    temporary.mkdir()
+    made = OpenCodeHome(
+        command=command,
+        work=work,
+        home=home,
+        environment={
+            "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / ".config"),  # the tests' own command line has another
+            "XDG_DATA_HOME": str(home / ".local" / "share"),
+            "XDG_STATE_HOME": str(home / ".local" / "state"),
+            "XDG_CACHE_HOME": str(home / ".cache"),
+            "TERM": "xterm-256color",
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(temporary),  # each run leaves a library of 5 MB there
+            "OPENCODE_DISABLE_MODELS_FETCH": "1",
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        },
+    )
+    (home / ".config" / "opencode" / "opencode.json").write_text("{}")
+    made.configure(
+        autoupdate=False,
+        share="disabled",
+        model="scripted/scripted",
+        small_model="scripted/scripted",
+        enabled_providers=["scripted"],
+        permission={"*": "allow"},
+        provider={
+            "scripted": {
+                "npm": "@ai-sdk/openai-compatible",
+                "options": {"baseURL": url, "apiKey": "nobody-asks"},
+                "models": {"scripted": {"tool_call": True, "limit": {"context": 100_000, "output": 8_000}}},
+            }
+        },
+    )
+    return made
