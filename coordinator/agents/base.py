@@ -34,6 +34,7 @@ ENTRY_POINTS = "crewkeep.agents"
 #: Name of the agent, where its adapter is. Those that know their program come first; ``generic`` takes the rest.
 _ADAPTERS = {
     "codex": "coordinator.agents.codex:Codex",
+    "claude": "coordinator.agents.claude:Claude",
     GENERIC: "coordinator.agents.generic:Generic",
 }
 

@@ -95,7 +95,7 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            self._pause_s = _SEARCH_AGAIN_S if self.conversation is not None else min(self._pause_s * 2, _LONGEST_SEARCH_S)
+            self._pause_s = _SEARCH_AGAIN_S if self._is_located() else min(self._pause_s * 2, _LONGEST_SEARCH_S)
             self._search_s = now_s + self._pause_s
         if self.conversation is None:
             return
@@ -109,7 +109,8 @@ class Eyes:
     def _search(self, agent: AgentProcess) -> None:
         pids = [identity.pid for identity in agent.list_tree()]
         found = self._adapter.find_conversation(self._launch, pids, self._record.started_at or self._record.phase_at)
-        if found is None or (self.conversation is not None and found.id == self.conversation.id):
+        known = self.conversation
+        if found is None or (known is not None and (found.id, found.transcript) == (known.id, known.transcript)):
             return
         try:
             write_conversation(self._paths, found, epoch=self._record.epoch, clock=self._clock)
@@ -118,6 +119,10 @@ class Eyes:
                 raise
             return  # looked for again
         self.conversation, self._seen = found, None
+
+    def _is_located(self) -> bool:
+        """Tell whether the conversation is known, and where: of one whose id was chosen there may be no transcript yet."""
+        return self.conversation is not None and bool(self.conversation.transcript or self.conversation.store)
 
     def _waits_at_terminal(self, agent: AgentProcess) -> bool:
         """Tell whether who is in the foreground reads the terminal; while it prints, nobody needs to ask."""
