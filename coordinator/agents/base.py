@@ -35,6 +35,7 @@ ENTRY_POINTS = "crewkeep.agents"
 _ADAPTERS = {
     "codex": "coordinator.agents.codex:Codex",
     "claude": "coordinator.agents.claude:Claude",
+    "aider": "coordinator.agents.aider:Aider",
     GENERIC: "coordinator.agents.generic:Generic",
 }
 
