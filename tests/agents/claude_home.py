@@ -14,6 +14,9 @@ import pytest
 #: Nobody checks it; the program asks before it uses a key whose end it does not know.
 KEY = "sk-ant-nobody-asks-0123456789abcdef"
 
+#: Read at once: the tests of keepers take every variable of crewkeep's out of their environment.
+_NAMED = os.environ.get("CREWKEEP_TEST_CLAUDE", "claude")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaudeHome:
@@ -33,10 +36,9 @@ class ClaudeHome:
 
 def find_claude() -> str:
     """Return the command ``claude`` of this machine, or the one that CREWKEEP_TEST_CLAUDE names; without it skip the test."""
-    named = os.environ.get("CREWKEEP_TEST_CLAUDE", "claude")
-    command = shutil.which(named)
+    command = shutil.which(_NAMED)
     if command is None:
-        pytest.skip(f"{named} is not installed; it is not open source, so no target installs it")
+        pytest.skip(f"{_NAMED} is not installed; it is not open source, so no target installs it")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if "Claude Code" not in done.stdout:
         pytest.skip(f"{command} is no Claude Code that runs here: {done.stdout}{done.stderr}")
