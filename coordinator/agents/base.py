@@ -36,6 +36,8 @@ _ADAPTERS = {
     "codex": "coordinator.agents.codex:Codex",
     "gemini": "coordinator.agents.gemini:Gemini",
     "opencode": "coordinator.agents.opencode:OpenCode",
+    "claude": "coordinator.agents.claude:Claude",
+    "aider": "coordinator.agents.aider:Aider",
     GENERIC: "coordinator.agents.generic:Generic",
 }
 

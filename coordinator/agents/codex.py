@@ -11,6 +11,9 @@ What was found with 0.169.0, by running it:
   - a resume shows a tool call that never ended to the model as ``aborted``, mends a torn last line, and finds a rollout that
     was put back even if all its databases are gone
   - the rollout does not show an open permission prompt; the terminal's title does ("Action Required")
+  - a turn that failed ends with ``task_complete`` whose ``error`` tells why; of a usage limit it tells the end in words and,
+    before, in ``rate_limits`` of a ``token_count`` exactly. A refused connection and a model that does not answer are tried
+    again and again without a word in the rollout: the turn stays open
 
 Not promised: the conversation of ``exec --ephemeral``, which writes none, and of ``--remote``, which is another machine's.
 """
@@ -21,16 +24,19 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coordinator.agents import codex_command as command_line
 from coordinator.agents import transcript
-from coordinator.agents.base import Activity
+from coordinator.agents.base import Activity, PastConversation
+from coordinator.agents.codex_rollout import read_history, read_meta, read_title, text_of
 from coordinator.agents.generic import Generic
+from coordinator.agents.limits import find_reset
 from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.history import Item
 from coordinator.sessions.model import LaunchSpec
 from coordinator.system.clock import SYSTEM
 from coordinator.system.open_files import iter_open_paths
@@ -151,14 +157,39 @@ class Codex(Generic):
         for entry in tail.iter_new():
             rollout.add(entry)
         at_prompt = None if rollout.in_turn is None else not rollout.in_turn
-        return Activity(progress=rollout.work, at_prompt=at_prompt, needs_user=self._needs_user)
+        return Activity(
+            progress=rollout.work,
+            at_prompt=at_prompt,
+            needs_user=self._needs_user,
+            failure=rollout.failure,
+            limited_until=rollout.limited_until,
+        )
+
+    def read_history(self, conversation: Conversation) -> Iterator[Item]:
+        return iter(()) if conversation.transcript is None else read_history(conversation.transcript)
+
+    def list_conversations(self, environment: Mapping[str, str]) -> Iterator[PastConversation]:
+        home = environment.get("CODEX_HOME") or os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".codex")
+        for path in Path(home, "sessions").glob("**/rollout-*.jsonl"):
+            match, meta = _ROLLOUT.search(str(path)), read_meta(path)
+            if match is None or isinstance(meta.get("source"), dict) or (title := read_title(path)) is None:
+                continue
+            cwd = meta.get("cwd")
+            conversation = Conversation(agent=self.name, id=match[1], transcript=str(path))
+            try:
+                changed_at = path.stat().st_mtime
+            except OSError:
+                continue  # removed meanwhile
+            yield PastConversation(
+                conversation=conversation, cwd=cwd if isinstance(cwd, str) else None, title=title, changed_at=changed_at
+            )
 
     def restore_transcript(self, conversation: Conversation, saved: Path) -> bool:
-        if conversation.transcript is None or _read_meta(saved).get("id") != conversation.id:
+        if conversation.transcript is None or read_meta(saved).get("id") != conversation.id:
             return False
         path = Path(conversation.transcript)
         if os.path.lexists(path):
-            whole = _read_meta(path).get("id") == conversation.id
+            whole = read_meta(path).get("id") == conversation.id
             if whole and not transcript.is_cut_short(path, saved) and not transcript.holds_zeros(path):
                 return False
             transcript.set_aside(path)
@@ -179,6 +210,11 @@ class _Rollout:
         self.in_turn: bool | None = None
         self.permission = command_line.Permission()
         self.cwd: str | None = None
+        #: What ended the last turn instead of an answer.
+        self.failure: str | None = None
+        self.limited_until: float | None = None
+        #: When the usage limit that was last seen to be reached ends.
+        self._resets_at: float | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
         """Take in one line; what is of another shape is passed over."""
@@ -189,8 +225,14 @@ class _Rollout:
         if entry.get("type") == "event_msg":
             if kind in _TURN_STARTS:
                 self.in_turn = True
+                self.failure = self.limited_until = self._resets_at = None
             elif kind in _TURN_ENDS:
                 self.in_turn = False
+                self._add_failure(payload.get("error"), transcript.parse_time(entry.get("timestamp")))
+            elif kind == "token_count":
+                self._resets_at = _find_reached(payload.get("rate_limits"))
+            elif kind == "error":  # in rollouts of earlier versions
+                self._add_failure(payload, transcript.parse_time(entry.get("timestamp")))
         elif entry.get("type") == "response_item" and isinstance(kind, str):
             self._add_item(kind, payload)
         elif entry.get("type") == "turn_context":
@@ -200,10 +242,17 @@ class _Rollout:
         if kind == "message" and payload.get("role") == "assistant":
             self.work += 1
         elif kind == "message" and payload.get("role") == "user":
-            if self._prompt is not None and self._prompt in _text_of(payload.get("content")):
+            if self._prompt is not None and self._prompt in text_of(payload.get("content")):
                 self.heard_prompt = True
-        elif kind.endswith("_call_output") and not _text_of(payload.get("output")).startswith("aborted"):
+        elif kind.endswith("_call_output") and not text_of(payload.get("output")).startswith("aborted"):
             self.work += 1
+
+    def _add_failure(self, error: object, at: float | None) -> None:
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+            return
+        self.failure = error["message"]
+        if error.get("codex_error_info") == "usage_limit_exceeded":
+            self.limited_until = self._resets_at or (find_reset(self.failure, at) if at is not None else None)
 
     def _add_context(self, payload: dict[str, Any]) -> None:
         if isinstance(payload.get("cwd"), str):
@@ -221,26 +270,23 @@ class _Rollout:
         )
 
 
-def _text_of(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(_text_of(part) for part in content)
-    if isinstance(content, dict):
-        return _text_of(content.get("text") or content.get("content") or "")
-    return ""
-
-
-def _read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a rollout says of itself in its first line, nothing if it is no rollout."""
-    entry = transcript.read_first_line(path)
-    payload = entry.get("payload") if entry is not None and entry.get("type") == "session_meta" else None
-    return payload if isinstance(payload, dict) else {}
+def _find_reached(limits: object) -> float | None:
+    """Return when the last of the limits that are used up ends (wall-clock seconds since 1970), ``None`` if none tells."""
+    windows = [limits.get(name) for name in ("primary", "secondary")] if isinstance(limits, dict) else []
+    ends = [
+        float(window["resets_at"])
+        for window in windows
+        if isinstance(window, dict)
+        and isinstance(window.get("resets_at"), (int, float))
+        and isinstance(window.get("used_percent"), (int, float))
+        and window["used_percent"] >= 100
+    ]
+    return max(ends, default=None)
 
 
 def _is_of_helper(path: str) -> bool:
     """Tell whether a rollout belongs to an agent that the session's agent started inside itself."""
-    return isinstance(_read_meta(path).get("source"), dict)
+    return isinstance(read_meta(path).get("source"), dict)
 
 
 def _find_package(program: Sequence[str], launch: LaunchSpec) -> Path | None:

@@ -7,6 +7,7 @@ Not promised: transcripts that a program rewrites in place. Their adapters must 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import stat
@@ -89,6 +90,20 @@ class Tail:
         return len(data)
 
 
+def iter_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each line that is a JSON object, as it stands in the file and as that object.
+
+    What is torn, or no object, is passed over. Nothing more is yielded when the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if (entry := parse_line(line)) is not None:
+                    yield line.decode(errors="replace").rstrip("\n"), entry
+    except OSError:
+        return
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the JSON object in ``line``, ``None`` for anything else."""
     try:
@@ -157,6 +172,15 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise StorageError.from_os(error, "set aside", path) from error
     return aside
+
+
+def parse_time(text: object) -> float | None:
+    """Return the wall-clock second since 1970 of an ISO time that names its zone, ``None`` for anything else."""
+    try:
+        then = datetime.datetime.fromisoformat(text) if isinstance(text, str) else None
+        return None if then is None or then.tzinfo is None else then.timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def put_back(saved: Path, path: Path, *, first_bytes: int | None = None) -> None:

@@ -138,8 +138,7 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            settled = self.conversation is not None and (self.conversation.transcript or self.conversation.store) is not None
-            self._pause_s = _SEARCH_AGAIN_S if settled else min(self._pause_s * 2, _LONGEST_SEARCH_S)
+            self._pause_s = _SEARCH_AGAIN_S if self._is_located() else min(self._pause_s * 2, _LONGEST_SEARCH_S)
             self._search_s = now_s + self._pause_s
         if self.conversation is None:
             return
@@ -170,6 +169,10 @@ class Eyes:
                 raise
             return  # looked for again
         self.conversation, self._seen = found, None
+
+    def _is_located(self) -> bool:
+        """Tell whether the conversation is known, and where: of one whose id was chosen there may be no transcript yet."""
+        return self.conversation is not None and bool(self.conversation.transcript or self.conversation.store)
 
     def _waits_at_terminal(self, agent: AgentProcess) -> bool:
         """Tell whether who is in the foreground reads the terminal; while it prints, nobody needs to ask."""

@@ -7,18 +7,20 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import CodexHome
-from model_server import Ask, ModelServer, Shell
+from model_server import Ask, Cut, Fault, Hang, ModelServer, Shell
 from support import wait_until
 
-from coordinator.agents import get_agent
+from coordinator.agents import Activity, get_agent
 from coordinator.agents.codex import GO_ON
 from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.history import Message
 from coordinator.sessions.model import LaunchSpec
 from coordinator.system.terminal import spawn_on_terminal
 
@@ -221,6 +223,58 @@ def test_a_permission_lowered_by_configuration_since_is_not_raised_by_a_resume(
         config.write_text(config.read_text().replace('sandbox_mode = "read-only"', ""))
         assert start(launch, get_agent("codex").build_resume(launch, talk)).wait() == 0
         assert "`sandbox_mode` is `read-only`" in model.working_asks()[-1].said_by("developer")
+
+
+def run_out(make_codex_home: Make, start: Callable[..., Running], said: Fault | Cut) -> Activity:
+    """Let a model say nothing but ``said``; return what the adapter sees of it once Codex has given up."""
+    with ModelServer(lambda ask: said) as model:
+        home = make_codex_home(model.url)
+        config = home.home / ".codex" / "config.toml"
+        retries = 'env_key = "SCRIPTED_KEY"\nrequest_max_retries = 0\nstream_max_retries = 0\n'
+        config.write_text(config.read_text().replace('env_key = "SCRIPTED_KEY"\n', retries))
+        launch = make_launch(home, "exec", "--skip-git-repo-check", "do it")
+        assert start(launch).wait() == 1
+        talk = Conversation(agent="codex", id=home.rollouts[-1].stem[-36:], transcript=str(home.rollouts[-1]))
+        codex = get_agent("codex")
+        [past] = codex.list_conversations(launch.environment)
+        assert (past.conversation.id, past.cwd, past.title) == (talk.id, str(home.work), "do it")
+        assert "do it" in [item.text for item in codex.read_history(talk) if isinstance(item, Message)]
+        return codex.read_activity(talk)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [(Fault(429, more={"type": "rate_limit_exceeded"}), "429"), (Fault(500), "high demand"), (Cut(), "stream disconnected")],
+)
+def test_a_failed_turn_tells_its_failure(
+    make_codex_home: Make, start: Callable[..., Running], said: Fault | Cut, words: str
+) -> None:
+    activity = run_out(make_codex_home, start, said)
+    assert words in (activity.failure or "")
+    assert (activity.limited_until, activity.at_prompt, activity.progress) == (None, True, 0)
+
+
+@pytest.mark.parametrize("told", ["in words", "exactly"])
+def test_a_usage_limit_tells_when_it_ends(make_codex_home: Make, start: Callable[..., Running], told: str) -> None:
+    ends_at = int(time.time()) // 60 * 60 + 7200 + (17 if told == "exactly" else 0)  # in words it is told to the minute
+    headers = {"x-codex-primary-used-percent": "100", "x-codex-primary-reset-at": str(ends_at)}
+    headers["x-codex-primary-window-minutes"] = "300"
+    more = {"type": "usage_limit_reached", "plan_type": "pro", "resets_at": ends_at}
+    limit = Fault(429, "The usage limit has been reached", headers=headers if told == "exactly" else {}, more=more)
+    activity = run_out(make_codex_home, start, limit)
+    assert "usage limit" in (activity.failure or "")
+    assert activity.limited_until == ends_at
+
+
+def test_a_hanging_model_is_no_failure(make_codex_home: Make, start: Callable[..., Running]) -> None:
+    with ModelServer(lambda ask: Hang()) as model:
+        home = make_codex_home(model.url)
+        launch = make_launch(home, "exec", "--skip-git-repo-check", "do it")
+        running = start(launch)
+        wait_until(model.working_asks, what="the request")
+        talk, codex = find(launch, running), get_agent("codex")
+        activity = wait_until(lambda: (seen := codex.read_activity(talk)).at_prompt is False and seen, what="the open turn")
+        assert activity.failure is None
 
 
 def test_killing_the_native_program_leaves_no_codex_behind(make_codex_home: Make, start: Callable[..., Running]) -> None:

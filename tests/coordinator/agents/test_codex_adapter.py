@@ -12,6 +12,7 @@ import pytest
 from coordinator.agents import get_agent
 from coordinator.agents.codex import _PLATFORMS, GO_ON
 from coordinator.sessions.conversation import Conversation
+from coordinator.sessions.history import Command, Message, Role
 from coordinator.sessions.model import LaunchSpec
 
 ID = "01a1fc0b-f621-7a52-9770-6f4a3c8e1669"
@@ -209,6 +210,116 @@ def test_an_open_permission_prompt_is_seen_in_the_title_however_the_output_is_cu
     codex = get_agent("codex")
     codex.note_output(b"the words Action Required, just printed")
     assert not codex.read_activity(talk).needs_user
+
+
+def failing(
+    message: str, info: Any = "other", at: str = "2026-11-21T10:00:00.000Z", kind: str = "task_complete"
+) -> dict[str, Any]:
+    return {**event(kind, error={"message": message, "codex_error_info": info}), "timestamp": at}
+
+
+LIMITED = "You’ve hit your usage limit. Visit https://there to purchase more credits or try again at 5:35 PM."
+
+
+def test_a_failed_turn_tells_why_until_the_next_one_begins(tmp_path: Path) -> None:
+    codex, path = get_agent("codex"), rollout(tmp_path, meta(), event("task_started"), said("user", "x"))
+    assert codex.read_activity(conversation(path)).failure is None
+    append(path, failing("stream disconnected before completion"))
+    activity = codex.read_activity(conversation(path))
+    assert (activity.failure, activity.limited_until, activity.at_prompt) == ("stream disconnected before completion", None, True)
+    append(path, event("task_started"))
+    assert codex.read_activity(conversation(path)).failure is None
+    append(path, {**event("error", message="of an earlier version"), "timestamp": "2026-11-21T10:00:00Z"}, event("turn_aborted"))
+    assert codex.read_activity(conversation(path)).failure == "of an earlier version"
+    append(path, event("task_started"), {**event("task_complete", error=None), "timestamp": "2026-11-21T10:00:00Z"})
+    assert codex.read_activity(conversation(path)).failure is None
+
+
+def test_the_end_of_a_usage_limit_is_known_from_its_window_or_its_words(tmp_path: Path) -> None:
+    def window(used_percent: float, resets_at: int) -> dict[str, Any]:
+        return {"used_percent": used_percent, "window_minutes": 300, "resets_at": resets_at}
+
+    limits = {"primary": window(100.0, 1795282528), "secondary": window(40.0, 1799999999)}
+    exact = rollout(
+        tmp_path / "a",
+        meta(),
+        event("task_started"),
+        event("token_count", rate_limits=limits),
+        failing(LIMITED, "usage_limit_exceeded"),
+    )
+    assert get_agent("codex").read_activity(conversation(exact)).limited_until == 1795282528
+    words = rollout(
+        tmp_path / "b",
+        meta(),
+        event("task_started"),
+        event("token_count", rate_limits={"primary": None}),
+        failing(LIMITED.replace("at 5:35 PM", "in 2 hours"), "usage_limit_exceeded"),
+    )
+    assert get_agent("codex").read_activity(conversation(words)).limited_until == 1795255200 + 7200
+    other = rollout(
+        tmp_path / "c", meta(), event("task_started"), event("token_count", rate_limits=limits), failing("try again in 2 hours")
+    )
+    assert get_agent("codex").read_activity(conversation(other)).limited_until is None
+
+
+def item(kind: str, at: str = "2026-11-21T10:00:00.000Z", **payload: Any) -> dict[str, Any]:
+    return {"type": "response_item", "timestamp": at, "payload": {"type": kind, **payload}}
+
+
+def test_history_pairs_calls_with_their_outputs_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
+    output = "Chunk ID: 1\nWall time: 1.5000 seconds\nProcess exited with code 3\nOutput:\nProcess exited with code 0\n"
+    call = item("function_call", name="exec_command", arguments='{"cmd": "make"}', call_id="a", id="item_1")
+    path = rollout(
+        tmp_path,
+        meta(),
+        said("developer", "rules"),
+        said("user", "<environment_context>\n  <cwd>/work</cwd>"),
+        said("user", "build it"),
+        call,
+        item("function_call", name="echo", namespace="mcp__tiny", arguments='{"words": 1}', call_id="b"),
+        item("function_call_output", call_id="b", output="text"),
+        item("reasoning", summary=[]),
+        item("function_call_output", call_id="a", output=output),
+        item("local_shell_call", action={"command": ["ls", "-l"]}, call_id="c"),
+        said("assistant", "built"),
+        event("task_complete"),
+    )
+    with path.open("a") as file:
+        file.write('{"type": "response_it')
+    items = list(get_agent("codex").read_history(conversation(path)))
+    told = [
+        (one.role, one.text) if isinstance(one, Message) else (one.name, one.text, one.output, one.exit_code) for one in items
+    ]
+    assert told == [
+        (Role.SYSTEM, "rules"),
+        (Role.SYSTEM, "<environment_context>\n  <cwd>/work</cwd>"),
+        (Role.USER, "build it"),
+        ("exec_command", "make", output, 3),
+        ("mcp__tiny__echo", '{"words": 1}', "text", None),
+        ("local_shell", "ls -l", None, None),
+        (Role.ASSISTANT, "built"),
+    ]
+    done = items[3]
+    assert isinstance(done, Command)
+    assert (done.ok, done.duration_s, done.at, json.loads(done.raw or "")) == (False, 1.5, 1795255200.0, call)
+    assert items[4].id == "b"
+
+
+def test_every_conversation_is_listed_but_those_of_helpers_and_those_without_words(tmp_path: Path) -> None:
+    home = tmp_path / ".codex"
+    path = rollout(home, meta(), said("user", "<environment_context>x"), said("user", " fix\nthe bug "), said("user", "more"))
+    rollout(home, meta(OTHER_ID, source={"subagent": {}}), said("user", "help"), id=OTHER_ID)
+    rollout(home, meta("01a1fc0e-f621-7a52-9770-6f4a3c8e1669"), id="01a1fc0e-f621-7a52-9770-6f4a3c8e1669")
+    for environment in ({"HOME": str(tmp_path)}, {"CODEX_HOME": str(home), "HOME": "/nowhere"}):
+        [past] = get_agent("codex").list_conversations(environment)
+        assert (past.conversation.id, past.conversation.transcript, past.cwd, past.title) == (
+            ID,
+            str(path),
+            "/work",
+            "fix the bug",
+        )
+        assert past.changed_at == path.stat().st_mtime
+    assert list(get_agent("codex").list_conversations({"HOME": "/nowhere"})) == []
 
 
 # -- resuming
