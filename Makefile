@@ -52,7 +52,7 @@ test-needs: .make/agents .make/strace .make/bench
 	@if [ "$$CI" = true ] && ! command -v npm >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; fi
 	@if command -v npm >/dev/null 2>&1; then \
-	  (cd tests/agents && npm ci --no-audit --no-fund --loglevel=error) && touch $@ \
+	  (cd tests/agents && npm install --no-save --no-audit --no-fund --loglevel=error) && touch $@ \
 	    || echo "npm could not install the agents; their tests will be skipped" >&2; \
 	else echo "npm is not installed; the tests of real agents will be skipped" >&2; fi
 
