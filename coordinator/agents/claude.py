@@ -8,6 +8,8 @@ What was found with 2.1.197, by running it:
   - ``sessions/PID.json`` tells, for as long as the process lives and after it was killed, which conversation a process holds and
     whether it is busy, idle or waiting for the user; its ``procStart`` proves that the pid was not given to another since
   - the transcript is not held open, and exists from the first prompt on
+  - started by a tool of another Claude Code, the interactive program takes itself for a part of that one, and writes neither
+    a transcript nor that file: a session of its own must not see the variables by which it knows
   - ``--session-id`` is refused once a file of that id exists, ``--resume`` while nothing was said in it; killed in its first
     moment, ``-p`` leaves such a file, and the start that follows needs another id
   - a call that was cut is not shown to the model again; ``--resume`` writes "Continue from where you left off." by itself
@@ -62,6 +64,9 @@ _ENVIRONMENT = {
     # An update that is killed with the session would leave half a program behind.
     "DISABLE_AUTOUPDATER": "1",
 }
+#: What the commands that an agent's tools run get from Claude Code.
+_OF_A_CHILD = ("AI_AGENT", "CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_EXECPATH",
+               "CLAUDE_CODE_SESSION_ID", "CLAUDE_EFFORT", "CLAUDE_PROJECT_DIR")  # fmt: skip
 _PLATFORMS = {
     ("linux", "x86_64"): ("linux-x64", "linux-x64-musl"),
     ("linux", "aarch64"): ("linux-arm64", "linux-arm64-musl"),
@@ -103,6 +108,8 @@ class Claude(Generic):
             kept = command_line.keep_in(command)
             if kept is not command:
                 argv = command_line.build_start(kept)
+            if "CLAUDE_CODE_CHILD_SESSION" in environment:
+                environment = {name: value for name, value in environment.items() if name not in _OF_A_CHILD}
             environment = {**_ENVIRONMENT, **environment}
         return replace(launch, argv=argv, environment=environment)
 

@@ -165,6 +165,23 @@ def test_a_cleared_conversation_is_left_for_the_new_one(make_home: Make, start: 
         assert argv[argv.index("--resume") + 1] == new.id
 
 
+def test_a_session_that_another_claude_starts_has_a_conversation_of_its_own(make_home: Make, start: Start) -> None:
+    with ModelServer(lambda ask: "noted" if ask.after_tool else Shell("env > inherited.txt")) as model:
+        home, claude = make_home(model.root), get_agent("claude")
+        outer = make_launch(home, "--dangerously-skip-permissions", "-p", "tell")
+        assert start(outer, claude.begin(outer, "session-1")[0]).wait() == 0
+        inherited = dict(line.split("=", 1) for line in (home.work / "inherited.txt").read_text().splitlines() if "=" in line)
+        assert "CLAUDE_CODE_CHILD_SESSION" in inherited
+        home.environment.update({name: value for name, value in inherited.items() if name.startswith("CLAUDE")})
+        inner = make_launch(home, "--dangerously-skip-permissions", "remember")
+        claude = get_agent("claude")
+        argv, conversation = claude.begin(inner, "session-2")
+        talk = find(claude, inner, start(inner, argv))
+        assert conversation is not None
+        assert talk.id == conversation.id
+        assert talk.transcript is not None
+
+
 def test_a_start_that_was_killed_before_anything_was_said_begins_anew(make_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
         home, claude = make_home(model.root), get_agent("claude")

@@ -139,6 +139,13 @@ def test_the_background_server_and_the_updater_are_kept_out(config: Config) -> N
     assert get_agent("claude").prepare(other) == other
 
 
+def test_a_session_that_another_claude_starts_is_not_taken_for_a_part_of_it(config: Config) -> None:
+    inherited = {"CLAUDECODE": "1", "CLAUDE_CODE_CHILD_SESSION": "1", "CLAUDE_CODE_SESSION_ID": OTHER_ID, "PATH": "/nowhere"}
+    ready = get_agent("claude").prepare(config.launch("claude", **inherited, ANTHROPIC_MODEL="opus"))
+    assert not {"CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_SESSION_ID"} & set(ready.environment)
+    assert (ready.environment["ANTHROPIC_MODEL"], ready.environment["PATH"]) == ("opus", "/nowhere")
+
+
 def test_the_native_program_is_started_where_its_install_script_was_not_run(config: Config, tmp_path: Path) -> None:
     machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(os.uname().machine)
     if machine is None:
