@@ -76,7 +76,9 @@ def put_back(path: str, conversation: str, saved: Path) -> bool:
             raise _refuse("read", path, error) from error
         _make_anew(Path(path), copy)
         return True
-    if not held:
+    if held is None:
+        _make_anew(Path(path), copy)
+    elif not held:
         _insert(path, copy)
     return not held
 
@@ -161,8 +163,13 @@ def _decode_value(value: Any) -> Any:
     return base64.b64decode(value.get("base64", "")) if isinstance(value, dict) else value
 
 
-def _holds(connection: sqlite3.Connection, copy: Copy) -> bool:
-    """Tell whether the conversation is there with anything said in it, if the copy has that."""
+def _holds(connection: sqlite3.Connection, copy: Copy) -> bool | None:
+    """Tell whether the conversation is there with anything said in it, if the copy has that.
+
+    ``None`` if conversations have no table: a database that lost its log, or all it held, with a power loss.
+    """
+    if not store.list_columns(connection, "session"):
+        return None
     if not store.has_session(connection, copy.conversation):
         return False
     said = any(table == "message" and row.get("session_id") == copy.conversation for table, row in copy.rows)

@@ -18,11 +18,11 @@ from coordinator.sessions.conversation import read_conversation
 from coordinator.sessions.model import SessionRecord
 from coordinator.sessions.registry import Registry
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]
 
 Make = Callable[[str], OpenCodeHome]
 #: It takes its time to start, and more on a busy machine.
-SLOW_S = 40
+SLOW_S = 60
 #: A tool that writes on and on, from a daemon that left the agent's process group, OS session and parent.
 WRITER = "setsid sh -c 'while :; do echo tick >> ticks.txt; sleep 0.02; done' < /dev/null > /dev/null 2>&1 &"
 
@@ -89,7 +89,7 @@ def test_a_killed_session_comes_back_in_its_own_conversation(home: Home, make_ho
         assert "work on the heron" in ask.said_by("user"), "the earlier turns are in the request"
         assert ask.tool_outputs == ["[Tool execution was interrupted]"], "the model is told that the tool call was cut"
         assert not [process for process in old if process.is_running()], "a process of the old incarnation lives"
-        ended = cli("wait", "coder", "--timeout", "40s", home=home, timeout_s=60)
+        ended = cli("wait", "coder", "--timeout", "60s", home=home, timeout_s=80)
         assert ended.returncode == 0, ended.stderr
         assert work.ticks.stat().st_size == work.ticks_at_return, "the killed tool wrote on beside the new incarnation"
         [row] = cli_json("ps", "-a", "--json", home=home)
@@ -111,7 +111,7 @@ def test_a_lost_database_is_made_anew_from_the_checkpoint(home: Home, make_home:
         kill(record.agent.pid)
         ask = wait_return(model)
         assert "work on the heron" in ask.said_by("user")
-        assert cli("wait", "coder", "--timeout", "40s", home=home, timeout_s=60).returncode == 0
+        assert cli("wait", "coder", "--timeout", "60s", home=home, timeout_s=80).returncode == 0
 
 
 def test_a_permission_prompt_shows_as_waiting_and_refuses_what_is_sent(home: Home, make_home: Make) -> None:

@@ -22,11 +22,11 @@ from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec
 from coordinator.system.terminal import spawn_on_terminal
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]
 
 Make = Callable[[str], OpenCodeHome]
 #: It takes its time to start, and more on a busy machine.
-SLOW_S = 40
+SLOW_S = 60
 
 
 @pytest.fixture

@@ -592,13 +592,15 @@ def test_lost_rows_are_put_back_as_they_were(data: Data, tmp_path: Path) -> None
     assert not opencode.restore_transcript(talk(data), saved)
 
 
-@pytest.mark.parametrize("damage", ["gone", "garbage", "empty log left"])
+@pytest.mark.parametrize("damage", ["gone", "garbage", "empty", "empty log left"])
 def test_a_lost_database_is_made_anew_and_what_was_damaged_stands_beside_it(data: Data, tmp_path: Path, damage: str) -> None:
     fill(data)
     saved = export(data, tmp_path)
     data.path.unlink()
     if damage == "garbage":
         data.path.write_bytes(b"garbage" * 1000)
+    elif damage == "empty":
+        data.path.touch()
     elif damage == "empty log left":
         data.path.with_name("opencode.db-wal").write_bytes(b"of the old one")
     assert get_agent("opencode").restore_transcript(talk(data), saved)
@@ -607,7 +609,7 @@ def test_a_lost_database_is_made_anew_and_what_was_damaged_stands_beside_it(data
     assert data.rows("SELECT * FROM permission") == [], "no permission is granted anew"
     assert data.rows("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL") == [("part_session_idx",)]
     aside = [path.read_bytes() for path in data.path.parent.glob("*.damaged-*")]
-    assert aside == {"gone": [], "garbage": [b"garbage" * 1000], "empty log left": [b"of the old one"]}[damage]
+    assert aside == {"gone": [], "garbage": [b"garbage" * 1000], "empty": [b""], "empty log left": [b"of the old one"]}[damage]
     assert not data.path.with_name("opencode.db-wal").exists()
 
 
