@@ -199,6 +199,19 @@ def test_the_interactive_program_comes_back_waiting_in_its_conversation(make_hom
         assert find(launch, second, opencode).id == talk.id
 
 
+def test_the_minimal_interface_is_told_to_go_on(make_home: Make, start: Start) -> None:
+    with ModelServer(answer) as model:
+        home = make_home(model.url)
+        launch = make_launch(home, "--mini", "--prompt", "do it SLOWLY")
+        first = start(launch)
+        wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=SLOW_S)
+        talk = find(launch, first)
+        first.kill()
+        start(launch, get_agent("opencode").build_resume(launch, talk))
+        wait_until(lambda: model.working_asks()[-1].last_user == GO_ON, what="the word to go on", timeout_s=SLOW_S)
+        assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
+
+
 def test_an_open_permission_prompt_needs_the_user(make_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt; sleep 1")) as model:
         home = make_home(model.url)
