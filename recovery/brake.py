@@ -21,6 +21,8 @@ from coordinator.sessions.model import Outcome, Restart, SessionRecord, Start
 
 #: An agent seen running for so long has started; arbitrary, above any program's own start-up failures.
 HELD_AFTER_S = 2.0
+#: So much of what a program says of its failure is told in a reason.
+_FAILURE_LIMIT = 300
 
 
 class EndCause(StrEnum):
@@ -40,6 +42,8 @@ class EndCause(StrEnum):
     HUNG = "hung"
     #: The agent could not be started at all.
     START_FAILED = "start-failed"
+    #: A usage limit stopped its work; it was ended to wait for the limit's end.
+    LIMITED = "limited"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,10 @@ class Ended:
     held: bool = False
     #: Told in the reason, where there is more to say.
     detail: str = ""
+    #: What ended the agent's last turn instead of an answer, as its program tells it.
+    failure: str | None = None
+    #: That was a usage limit, and when it ends: wall-clock seconds.
+    limited_until: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +98,8 @@ Decision = StartNow | StartAt | Park | End
 
 def decide_restart(record: SessionRecord, ended: Ended, now_s: float, settings: Settings) -> Decision:
     """Decide what follows the end of the incarnation ``record`` describes."""
+    if _is_limited(record, ended, now_s):
+        return Park(reason=f"usage limit: {_shorten(ended.failure or 'reached')}", until=ended.limited_until)
     if not _wants_restart(record.restart, ended):
         return _end(ended)
     if ended.fruitful or (ended.cause is EndCause.OWNER_DIED and ended.held):
@@ -155,6 +165,8 @@ def describe_end(ended: Ended) -> str:
         said = f"was killed by signal {ended.exit_signal}" if ended.exit_signal else "was killed"
     elif ended.cause is EndCause.EXITED:
         said = f"left with code {ended.exit_code}"
+        if ended.failure is not None:
+            said += f" after its last turn failed: {_shorten(ended.failure)}"
     else:
         said = {
             EndCause.INTERRUPTED: "was interrupted from its terminal",
@@ -162,8 +174,25 @@ def describe_end(ended: Ended) -> str:
             EndCause.OWNER_DIED: "died with its keeper or machine",
             EndCause.HUNG: "hung",
             EndCause.START_FAILED: "could not be started",
+            EndCause.LIMITED: "met a usage limit",
         }[ended.cause]
     return f"{said} ({ended.detail})" if ended.detail else said
+
+
+def _is_limited(record: SessionRecord, ended: Ended, now_s: float) -> bool:
+    """Tell whether a usage limit stopped the agent, which is to go on when that ends."""
+    by_itself = ended.cause in (EndCause.EXITED, EndCause.LIMITED)
+    return by_itself and record.restart is not Restart.NEVER and (ended.limited_until or 0.0) > now_s
+
+
+def _has_failed(ended: Ended) -> bool:
+    """Tell whether an agent that left by itself did not come to a good end, whatever its exit code says."""
+    return ended.exit_code != 0 or ended.failure is not None
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _FAILURE_LIMIT else line[:_FAILURE_LIMIT] + "…"
 
 
 def _wants_restart(policy: Restart, ended: Ended) -> bool:
@@ -171,7 +200,7 @@ def _wants_restart(policy: Restart, ended: Ended) -> bool:
         return False
     if policy is Restart.ALWAYS:
         return True
-    failed = ended.cause is EndCause.START_FAILED or (ended.cause is EndCause.EXITED and ended.exit_code != 0)
+    failed = ended.cause is EndCause.START_FAILED or (ended.cause is EndCause.EXITED and _has_failed(ended))
     crashed = ended.cause in (EndCause.SIGNALLED, EndCause.OWNER_DIED, EndCause.HUNG)
     return crashed or (failed and policy is Restart.ON_FAILURE)
 
@@ -182,9 +211,9 @@ def _end(ended: Ended) -> End:
     if ended.cause is EndCause.INTERRUPTED:
         return End(outcome=Outcome.STOPPED, reason=f"it {describe_end(ended)}")
     if ended.cause is EndCause.EXITED:
-        return (
-            End(outcome=Outcome.DONE) if ended.exit_code == 0 else End(outcome=Outcome.FAILED, reason=f"it {describe_end(ended)}")
-        )
+        if not _has_failed(ended):
+            return End(outcome=Outcome.DONE)
+        return End(outcome=Outcome.FAILED, reason=f"it {describe_end(ended)}")
     if ended.cause is EndCause.START_FAILED:
         return End(outcome=Outcome.FAILED, reason=f"it {describe_end(ended)}")
     return End(outcome=Outcome.CRASHED, reason=f"it {describe_end(ended)}")

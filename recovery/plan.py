@@ -28,15 +28,18 @@ def plan_recovery(
     checkpoint: int | None = None,
     revive: bool = False,
     force: bool = False,
+    now_s: float = 0.0,
 ) -> Plan:
     """Return the plan for one session.
 
     ``newest_whole`` is the number of the newest whole checkpoint, ``checkpoint`` one that was asked for. With ``revive`` a
-    session that has ended or is parked is started again; ``force`` also takes one whose processes are not proven gone.
+    session that has ended or is parked is started again; ``force`` also takes one whose processes are not proven gone. One that
+    is parked until a time is due once ``now_s`` (wall clock) is there.
     """
     verdict, pid = diagnosis.verdict, diagnosis.get_finding(Layer.PID)
     chosen = checkpoint if checkpoint is not None else newest_whole
-    revive = revive or force or checkpoint is not None
+    is_due = record.resumes_at is not None and record.resumes_at <= now_s
+    revive = revive or force or checkpoint is not None or is_due
 
     def build(*actions: Action, refused: str | None = None) -> Plan:
         return Plan(

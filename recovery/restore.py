@@ -66,6 +66,7 @@ def propose_recovery(
         newest_whole=newest,
         checkpoint=checkpoint,
         revive=revive,
+        now_s=clock.wall_s(),
         # An owner that recovers its own agent needs no force, and must not undo a stop that came meanwhile.
         force=force and not evidence.owner_is_self,
     )

@@ -161,7 +161,8 @@ class Claude(Generic):
         prompt = command.prompt
         if prompt is None or talk.heard_prompt:
             # The interactive program gets words only if it was at work: one that waited for its user waits again.
-            prompt = GO_ON if command.is_headless or (talk.in_turn and not _was_idle(config, conversation.id, talk)) else None
+            at_work = talk.limited_until is not None or (talk.in_turn and not _was_idle(config, conversation.id, talk))
+            prompt = GO_ON if command.is_headless or at_work else None
         if not command.takes_prompt:
             prompt = None
         rest = command_line.limit_mode(command_line.drop_start(command), talk.mode)

@@ -35,6 +35,7 @@ from coordinator.agents.base import Activity, PastConversation
 from coordinator.agents.codex_rollout import read_history, read_meta, read_title, text_of
 from coordinator.agents.generic import Generic
 from coordinator.agents.limits import find_reset
+from coordinator.agents.terminal_title import TitleReader
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item
 from coordinator.sessions.model import LaunchSpec
@@ -56,10 +57,9 @@ _PLATFORMS = {
 }
 #: The first look at a transcript begins so far from its end: enough to tell whether a turn is open.
 _LOOK_BACK_BYTES = 1 << 20
-#: How a program names its terminal's window.
-_TITLE = re.compile(rb"\x1b\][02];([^\x07\x1b]{0,256})(?:\x07|\x1b\\)")
-_TITLE_BEGINS = re.compile(rb"\x1b(?:\][02]?(?:(?<=[02]);[^\x07\x1b]*)?)?")
-_TITLE_LIMIT_BYTES = 300
+#: How `codex exec` tells its conversation's id: in its heading, or in the first line of `--json`.
+_TELLS_ID = re.compile(rb"(?:session id:(?:\x1b\[[0-9;]*m|\s)*|\"thread_id\":\s*\")([0-9a-f-]{36})")
+_BEGINNING_BYTES = 8192
 #: In the title (it blinks) while Codex waits for a permission.
 _ASKS = b"Action Required"
 _TURN_STARTS = frozenset({"task_started", "turn_started"})
@@ -73,9 +73,10 @@ class Codex(Generic):
 
     def __init__(self) -> None:
         self._reading: tuple[str, transcript.Tail, _Rollout] | None = None
-        self._needs_user = False
-        #: The end of the output, if a title may have begun in it.
-        self._cut_title = b""
+        self._titles, self._needs_user = TitleReader(), False
+        #: What the program printed first, until it has told its conversation's id or surely will not.
+        self._beginning: bytes | None = b""
+        self._told_id: str | None = None
 
     def recognises(self, argv: Sequence[str]) -> bool:
         return command_line.starts_codex(argv)
@@ -111,7 +112,7 @@ class Codex(Generic):
             except OSError:
                 continue  # removed while open; there is nothing to come back to
         if not found:
-            return None
+            return None if self._told_id is None else _find_told(self._told_id, launch)
         _, id, path = max(found)
         return Conversation(agent=self.name, id=id, transcript=path, found_at=SYSTEM.wall_s())
 
@@ -125,7 +126,9 @@ class Codex(Generic):
                 rollout.add(entry)
         if command.prompt in (None, "-") or rollout.heard_prompt:
             # The interactive program gets words only if it was at work: one that waited for its user waits again.
-            prompt = GO_ON if rollout.in_turn or not command.is_interactive else None
+            # One that a usage limit stopped was at work too.
+            at_work = rollout.in_turn or rollout.limited_until is not None
+            prompt = GO_ON if at_work or not command.is_interactive else None
             if command.has("--worktree") and rollout.cwd is not None:
                 command = command_line.add_option(command, "-C", rollout.cwd)
             command = command_line.drop_start(command)
@@ -136,16 +139,14 @@ class Codex(Generic):
         )
 
     def note_output(self, output: bytes) -> None:
-        if self._cut_title:
-            output, self._cut_title = self._cut_title + output, b""
-        elif b"\x1b" not in output:
-            return
-        titles = _TITLE.findall(output)
-        if titles:
-            self._needs_user = _ASKS in titles[-1]
-        begun = output.rfind(b"\x1b", max(0, len(output) - _TITLE_LIMIT_BYTES))
-        if begun >= 0 and _TITLE_BEGINS.fullmatch(output, begun):
-            self._cut_title = output[begun:]
+        if (title := self._titles.read(output)) is not None:
+            self._needs_user = _ASKS in title
+        if self._beginning is not None:
+            self._beginning += output
+            if told := _TELLS_ID.search(self._beginning):
+                self._told_id = told[1].decode()
+            if told or len(self._beginning) > _BEGINNING_BYTES:
+                self._beginning = None
 
     def read_activity(self, conversation: Conversation) -> Activity:
         path = conversation.transcript
@@ -169,8 +170,7 @@ class Codex(Generic):
         return iter(()) if conversation.transcript is None else read_history(conversation.transcript)
 
     def list_conversations(self, environment: Mapping[str, str]) -> Iterator[PastConversation]:
-        home = environment.get("CODEX_HOME") or os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".codex")
-        for path in Path(home, "sessions").glob("**/rollout-*.jsonl"):
+        for path in _find_home(environment).glob("sessions/**/rollout-*.jsonl"):
             match, meta = _ROLLOUT.search(str(path)), read_meta(path)
             if match is None or isinstance(meta.get("source"), dict) or (title := read_title(path)) is None:
                 continue
@@ -282,6 +282,18 @@ def _find_reached(limits: object) -> float | None:
         and window["used_percent"] >= 100
     ]
     return max(ends, default=None)
+
+
+def _find_home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("CODEX_HOME") or os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".codex"))
+
+
+def _find_told(id: str, launch: LaunchSpec) -> Conversation | None:
+    """Return the conversation whose id the program printed, once its rollout is there."""
+    for path in _find_home(launch.environment).glob(f"sessions/*/*/*/rollout-*-{id}.jsonl"):
+        if read_meta(path).get("id") == id:
+            return Conversation(agent="codex", id=id, transcript=str(path), found_at=SYSTEM.wall_s())
+    return None
 
 
 def _is_of_helper(path: str) -> bool:

@@ -179,6 +179,11 @@ class SessionRecord:
     other_workspaces: tuple[str, ...] = ()
 
     @property
+    def resumes_at(self) -> float | None:
+        """When a parked session goes on by itself, wall-clock seconds; ``None`` if it does not."""
+        return self.not_before_at if self.phase is Phase.PARKED else None
+
+    @property
     def writer(self) -> Writer:
         """By what right this incarnation writes."""
         return Writer(session=self.id, name=self.name, epoch=self.epoch)

@@ -13,6 +13,7 @@ import typer
 from coordinator.config import START_TIMEOUT_S
 from coordinator.errors import CrewkeepError, InvalidInput
 from coordinator.sessions.model import LaunchSpec, Phase, SessionRecord
+from coordinator.system.processes import observe
 from crewkeep.cli import output
 from crewkeep.cli.house import House, find_ids, open_house, read_record, settings_of
 from crewkeep.cli.options import Json, SomeSessions
@@ -61,6 +62,7 @@ def recover(
     if not as_json:
         print_rows(rows)
     if yes:
+        _let_wait(house, ids)
         due = [row["id"] for row in rows if row["outcome"] == PLANNED]
         idle = [row for row in rows if row["outcome"] != PLANNED]
         rows = [*idle, *act(house, due, force=force, revive=named)]
@@ -76,6 +78,18 @@ def recover(
     if as_json:
         output.print_json([{name: value for name, value in row.items() if name != "lives"} for row in rows])
     leave_with(rows if yes else [])
+
+
+def _let_wait(house: House, ids: Sequence[str]) -> None:
+    """Have somebody wait with sessions that are parked until a time, if their keepers are gone (after a reboot)."""
+    from crewkeep.patrol_client import ensure_patrol
+
+    records = (read_record(house, session_id) for session_id in ids)
+    if any(record is not None and record.resumes_at is not None and observe(record.owner).is_gone for record in records):
+        try:
+            ensure_patrol(house.home)
+        except CrewkeepError as error:
+            output.note(f"crewkeep: nobody waits for parked sessions: {error}")
 
 
 def plan(house: House, session_id: str, *, force: bool = False, revive: bool = False) -> dict[str, Any]:

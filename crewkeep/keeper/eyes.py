@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from coordinator.agents.base import GENERIC, Agent
+from coordinator.agents.base import GENERIC, Activity, Agent
 from coordinator.agents.hook_events import HookEvent, HookKind
-from coordinator.errors import CrewkeepError
+from coordinator.errors import CrewkeepError, Superseded
 from coordinator.paths import SessionPaths
 from coordinator.sessions.conversation import Conversation, write_conversation
 from coordinator.sessions.heartbeat import Progress
@@ -23,6 +23,8 @@ from recovery.checkpoint import iter_checkpoints
 
 #: What stands in the command line of a shell that an agent runs a hook of ours with.
 _HOOK_WORD = b"crewkeep-hook"
+#: From a user who pressed a key so recently the agent is not taken.
+_TYPING_S = 10.0
 #: The longest pause between two searches for the conversation while there is none.
 _LONGEST_SEARCH_S = 30.0
 #: A known conversation is looked for again so often, since an agent may begin another.
@@ -43,6 +45,10 @@ class Eyes:
         clock: Clock = SYSTEM,
     ) -> None:
         self.conversation = conversation
+        #: What the transcript showed at the last look.
+        self._activity = Activity()
+        #: The failure that a resumed conversation stood at, until its next turn shows.
+        self._stale: str | None = None
         self._paths, self._record, self._launch, self._adapter = paths, record, launch, adapter
         self._progress, self._clock = progress, clock
         #: The transcript's progress as this incarnation found it.
@@ -53,6 +59,8 @@ class Eyes:
         #: What hooks told last: that the user was asked something, and whether the turn is over (``None``: nothing yet).
         self._is_asked = False
         self._is_turn_over: bool | None = None
+        #: When somebody last pressed keys, monotonic seconds.
+        self._typed_s: float | None = None
         self._checkpoints_stamp: int | None = None
         self._seen_number = -1
 
@@ -98,10 +106,38 @@ class Eyes:
     def note_typed(self) -> None:
         """Somebody pressed keys: what the user was asked is being answered."""
         self._is_asked = False
+        self._typed_s = self._clock.monotonic_s()
 
     def holds_text(self, text: str) -> bool:
         """Tell whether the conversation is known to hold ``text``."""
         return self.conversation is not None and self._adapter.holds_text(self.conversation, text) is True
+
+    def read_last(self) -> Activity:
+        """Return what the transcript shows after the agent's end, whose output has told what it did. Raises ``Superseded``."""
+        try:
+            if self.conversation is None and (found := self._find([])) is not None:
+                self._adopt(found)
+            if self.conversation is None:
+                return Activity()
+            return self._read(self.conversation)
+        except Superseded:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes
+            say_error("looking at how the agent's work ended", error)
+            return Activity()
+
+    @property
+    def has_failed_anew(self) -> bool:
+        """Whether the failure that ``read_last`` told, if any, is of this incarnation's own turns."""
+        return self._stale is None
+
+    def find_limit(self) -> Activity | None:
+        """Return what the last look showed if a usage limit has stopped the agent and nobody is at its terminal."""
+        seen, now_s = self._activity, self._clock.monotonic_s()
+        if seen.failure is None or seen.limited_until is None or seen.at_prompt is False or self._stale is not None:
+            return None
+        is_alone = self._typed_s is None or now_s - self._typed_s > _TYPING_S
+        return seen if is_alone and seen.limited_until > self._clock.wall_s() else None
 
     def look(self, agent: AgentProcess) -> None:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
@@ -142,7 +178,7 @@ class Eyes:
             self._search_s = now_s + self._pause_s
         if self.conversation is None:
             return
-        activity = self._adapter.read_activity(self.conversation)
+        activity = self._activity = self._read(self.conversation)
         if self._seen is not None and activity.progress > self._seen:
             self._progress.note(activity.progress - self._seen, fruitful=True)
         self._seen = activity.progress
@@ -152,11 +188,21 @@ class Eyes:
         else:
             self._progress.at_prompt = self._waits_at_terminal(agent) if self._is_turn_over is None else self._is_turn_over
 
+    def _read(self, conversation: Conversation) -> Activity:
+        """Return what the transcript shows, and see whether a failure in it is of this incarnation's own turns."""
+        activity = self._adapter.read_activity(conversation)
+        if self._seen is None and self._record.epoch > 1:
+            self._stale = activity.failure
+        elif activity.failure != self._stale or activity.at_prompt is False:
+            self._stale = None
+        return activity
+
     def _search(self, agent: AgentProcess) -> None:
-        pids = [identity.pid for identity in agent.list_tree()]
-        found = self._adapter.find_conversation(self._launch, pids, self._record.started_at or self._record.phase_at)
-        if found is not None:
+        if (found := self._find([identity.pid for identity in agent.list_tree()])) is not None:
             self._adopt(found)
+
+    def _find(self, pids: list[int]) -> Conversation | None:
+        return self._adapter.find_conversation(self._launch, pids, self._record.started_at or self._record.phase_at)
 
     def _adopt(self, found: Conversation) -> None:
         """Let ``found`` be the session's conversation from now on, unless it is that already."""
@@ -164,9 +210,9 @@ class Eyes:
             return
         try:
             write_conversation(self._paths, found, epoch=self._record.epoch, clock=self._clock)
-        except CrewkeepError as error:
-            if error.code == "superseded":
-                raise
+        except Superseded:
+            raise
+        except CrewkeepError:
             return  # looked for again
         self.conversation, self._seen = found, None
 

@@ -19,13 +19,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from coordinator.agents.base import Activity
 from coordinator.config import EXIT_SUPERSEDED, KEEPER_ANSWER_S, SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, NotFound, StartFailed, Superseded
 from coordinator.paths import Home
-from coordinator.services.features import Features
+from coordinator.services.features import Features, Recovery
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.journal import Journal
-from coordinator.sessions.model import LaunchSpec, Outcome, Phase, SessionRecord
+from coordinator.sessions.model import LaunchSpec, Outcome, Phase, Restart, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import DAEMON_WINDOW_S, ExitStatus, reap_adopted
@@ -50,6 +51,8 @@ EXIT_SIGTERM = 128 + signal.SIGTERM
 _LAST_CHECKPOINT_S = 3.0
 #: While no agent runs (a pause before a start), the record is looked at so often.
 _PAUSED_TICK_S = 0.1
+#: The same while the session is parked until a time, which may be hours.
+_PARKED_TICK_S = 1.0
 #: While the agent is quiet, its work is looked at so much more rarely (who rules is looked at by the coordinator thread as well).
 _QUIET_TICK_FACTOR = 4
 #: An agent that is asked to end with its keeper gets so long.
@@ -194,6 +197,8 @@ class Keeper:
     def _tick(self) -> None:
         """What is due now and then: see who rules, look at the agent's work, take a checkpoint."""
         self._guard(self._look_at_record)
+        if not self._loop.stopped:
+            self._guard(self._resume_if_due)
         if self._now is not None and not self._loop.stopped:
             self._guard(functools.partial(self._look_at_work, self._now))
             self._checkpointer.take_if_due()
@@ -203,7 +208,7 @@ class Keeper:
     def _find_tick_pause_s(self) -> float:
         """Rarer while the agent is quiet: a wake-up of a sleeping process costs more than what it looks at."""
         if self._now is None:
-            return _PAUSED_TICK_S
+            return _PAUSED_TICK_S if self._record.resumes_at is None else _PARKED_TICK_S
         interval_s = self._settings.heartbeat_interval_s
         quiet = self._progress.count == self._ticked_count
         self._ticked_count = self._progress.count
@@ -227,6 +232,9 @@ class Keeper:
             now.eyes.look(now.agent)
             now.desk.settle_letters()
             now.typing.look()
+            limit = now.eyes.find_limit() if self._record.restart is not Restart.NEVER else None
+            if limit is not None and self._features.read().recovery is Recovery.ON:
+                self._stop_for_limit(now, limit)
         except Conflict:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
@@ -277,12 +285,33 @@ class Keeper:
             cause=find_cause(status, self._terminal.interrupted_s, self._clock.monotonic_s()),
             exit_code=status.exit_code,
             exit_signal=status.exit_signal,
-            fruitful=self._progress.fruitful,
             held=agent.age_s >= brake.HELD_AFTER_S,
+            **self._tell_work(self._read_last(now, status)),
         )
         facts = {"exit_code": status.exit_code, "exit_signal": status.exit_signal, "fruitful": ended.fruitful}
         self._tell_journal("noticed", {"what": "the agent ended", "by": "keeper", "at": noticed_at, **facts})
         self._decide(now, ended, status)
+
+    def _read_last(self, now: Incarnation, status: ExitStatus) -> Activity:
+        """Return how the agent's work ended; one that left in order is not blamed for what failed before it was resumed."""
+        activity = now.eyes.read_last()
+        return activity if now.eyes.has_failed_anew or status.exit_code != 0 else Activity()
+
+    def _tell_work(self, activity: Activity) -> dict[str, Any]:
+        """Return what an end is to say of the agent's work."""
+        return {
+            "fruitful": self._progress.fruitful,
+            "failure": activity.failure,
+            "limited_until": activity.limited_until,
+        }
+
+    def _stop_for_limit(self, now: Incarnation, activity: Activity) -> None:
+        """A usage limit stopped the agent, which waits for nobody: end it, and let it go on when the limit ends."""
+        say(f"the agent met a usage limit: {activity.failure}")
+        self._terminal.disconnect()
+        self._now = None
+        now.stop_thread()
+        self._decide(now, Ended(cause=EndCause.LIMITED, held=True, **self._tell_work(activity)), ExitStatus())
 
     def _end_tree(self, now: Incarnation, term_first_s: float = 0.0) -> None:
         self._checkpointer.wait(KEEPER_ANSWER_S)  # what runs for it is below us and would be ended as well
@@ -318,6 +347,8 @@ class Keeper:
             self._recover(f"it {brake.describe_end(ended)}")
         elif isinstance(decision, StartAt):
             self._pause(decision.at, ended)
+        elif isinstance(decision, Park) and decision.until is not None:
+            self._park(decision, status)
         else:
             self._finish(decision, status)
 
@@ -332,6 +363,23 @@ class Keeper:
         )
         self._terminal.server.notify(reason)
         self._recover_later(pause_s, f"it {brake.describe_end(ended)}")
+
+    def _park(self, decision: Park, status: ExitStatus) -> None:
+        """Nothing runs until a time that is known. This keeper stays, since it alone holds the session's secrets."""
+        change = functools.partial(note_end, decision=decision, status=status)
+        self._record = self._registry.change(self._record.id, epoch=self._record.epoch, change=change)
+        if self._record.phase is not Phase.PARKED:  # a stop came meanwhile
+            self._leave(self._record, status)
+            return
+        self._checkpointer.take_last("parked", _LAST_CHECKPOINT_S)
+        self._terminal.server.notify(decision.reason, until=decision.until)
+        say(f"parked until {decision.until}: {decision.reason}")
+        self._set_next_tick(_PARKED_TICK_S)
+
+    def _resume_if_due(self) -> None:
+        resumes_at = self._record.resumes_at
+        if self._now is None and resumes_at is not None and self._clock.wall_s() >= resumes_at:
+            self._recover("its usage limit is over")
 
     def _recover_later(self, pause_s: float, reason: str) -> None:
         epoch = self._record.epoch
@@ -355,6 +403,7 @@ class Keeper:
                 reason=reason,
                 starter=self._start_again,
                 secrets=self._secrets,
+                revive=self._record.phase is Phase.PARKED,
                 clock=self._clock,
                 settings=self._settings,
             )

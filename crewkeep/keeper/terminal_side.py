@@ -47,7 +47,7 @@ class TerminalSide:
         """Begin to listen. Raises ``StorageError``."""
         self._clock = clock
         self._loop, self._paths, self._output, self._progress = loop, paths, output, progress
-        self._on_output, self._on_input = on_output, on_input
+        self._on_output = on_output
         self._agent: AgentProcess | None = None
         self._look: Callable[[bytes], None] = lambda data: None
         self._input: collections.deque[bytes] = collections.deque()
@@ -56,6 +56,7 @@ class TerminalSide:
             input=self._type,
             resize=self._resize,
             request=answer,
+            touched=on_input,
             is_running=lambda: self._agent is not None,
             is_asking=lambda: progress.needs_user,
             is_line_mode=lambda: self._agent is not None and not terminal.is_raw(self._agent.master_fd),
@@ -120,7 +121,6 @@ class TerminalSide:
         if self._agent is not None:  # while none runs, keys are for nobody
             if not _INTERRUPT_KEYS.isdisjoint(data) and not terminal.is_raw(self._agent.master_fd):
                 self.interrupted_s = self._clock.monotonic_s()
-            self._on_input()
             self._input.append(data)
             self._input_bytes += len(data)
             self._type_pending()

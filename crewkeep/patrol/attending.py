@@ -32,6 +32,8 @@ from recovery.starter import start_keeper
 
 #: Somebody else is at work on it, or it is just being started: look again then.
 _LOOK_AGAIN_S = 1.0
+#: A parked session is looked at so often, since its time is one of day, which may be set.
+_PARKED_LOOK_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +82,12 @@ def _attend(
         if rebuilt is None:
             return Attention(did="its record is damaged and its journal holds none; see `crewkeep recover`")
         record = rebuilt
-    if record.phase in (Phase.ENDED, Phase.PARKED):
+    now_s = clock.wall_s()
+    if record.phase in (Phase.ENDED, Phase.PARKED) and record.resumes_at is None:
         return NOTHING
     settings = find_settings(registry, session_id)
-    now_s = clock.wall_s()
+    if record.resumes_at is not None:
+        return _attend_parked(home, registry, record, record.resumes_at - now_s, secrets, clock)
     restarts_hung = settings.hang_policy == "restart"
     hung = restarts_hung and record.phase is Phase.RUNNING and show_state(home, record, settings, clock)[0] is State.HUNG
     if not hung and (wait := _find_reason_to_wait(record, now_s)) is not None:
@@ -124,6 +128,19 @@ def _attend(
         return Attention(did="starts again after a pause", again_s=max(0.0, decision.at - now_s))
     end_what_is_left(home, registry, record, decision)
     return Attention(did=f"not started again: {decision.reason}")
+
+
+def _attend_parked(
+    home: Home, registry: Registry, record: SessionRecord, rest_s: float, secrets: Mapping[str, str], clock: Clock
+) -> Attention:
+    """A session that waits for a time goes on then, also if the keeper that waited with it is gone."""
+    if not observe(record.owner).is_gone:
+        return NOTHING
+    if rest_s > 0:
+        return Attention(again_s=min(rest_s, _PARKED_LOOK_S))
+    if (level := Features(home).read().recovery) is not Recovery.ON:
+        return Attention(did=f"left as it is: recovery is turned to {level}", again_s=_PARKED_LOOK_S)
+    return _recover(home, registry, record, secrets, hung=False, clock=clock)
 
 
 def _find_reason_to_wait(record: SessionRecord, now_s: float) -> Attention | None:
@@ -168,7 +185,7 @@ def _recover(
         registry,
         record.id,
         expected_epoch=record.epoch,
-        reason="it hung" if hung else "its keeper died",
+        reason="it hung" if hung else "its keeper died" if record.resumes_at is None else "its time has come",
         starter=start,
         secrets=secrets,
         force=hung,

@@ -39,12 +39,15 @@ class Records:
         self.damaged: list[str] = []
 
     def list_live(self) -> list[SessionRecord]:
-        """Return the records of sessions that neither ended nor are parked. One that cannot be read is in ``damaged`` instead."""
+        """Return the records of sessions that have not ended and may go on by themselves.
+
+        One that cannot be read is in ``damaged`` instead.
+        """
         live = []
         self.damaged = []
         for session_id in self._iter_ids():
             known = self._look(session_id)
-            if known is not None and known.record is not None and known.record.phase in LIVE_PHASES:
+            if known is not None and known.record is not None and _may_go_on(known.record):
                 live.append(known.record)
             elif known is None or isinstance(known.error, Damaged):
                 self.damaged.append(session_id)
@@ -83,3 +86,7 @@ class Records:
                 known = _Known(stamp, None, error)
             self._known[session_id] = known
         return known
+
+
+def _may_go_on(record: SessionRecord) -> bool:
+    return record.phase in LIVE_PHASES or record.resumes_at is not None

@@ -69,6 +69,8 @@ class Handlers:
     resize: Callable[[int, int], None]
     #: Answer any verb but ``send``; may raise a ``CrewkeepError`` (unknown verb: ``InvalidInput``) or return a ``Later``.
     request: Callable[[str, dict[str, Any]], dict[str, Any] | Later]
+    #: A person pressed keys.
+    touched: Callable[[], None] = lambda: None
     #: An agent is at the terminal.
     is_running: Callable[[], bool] = lambda: True
     #: A permission prompt is open: only a person may answer it.
@@ -255,6 +257,7 @@ class TerminalServer:
             self._drop(visitor)
         elif visitor.attached and frame.kind == Kind.INPUT:
             self._use(visitor)
+            self._handlers.touched()
             self._handlers.input(frame.payload)
         elif visitor.attached and frame.kind == Kind.END_INPUT:
             if self._handlers.is_line_mode():  # to any other program ^D is a key like others

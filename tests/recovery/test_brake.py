@@ -177,3 +177,47 @@ def test_no_window_holds_more_fruitless_starts_in_a_row_than_the_limit(
 @given(st.integers(0, 10_000))
 def test_the_delay_grows_and_has_a_limit(count: int) -> None:
     assert 0 <= find_delay_s(count, SETTINGS) <= find_delay_s(count + 1, SETTINGS) <= SETTINGS.start_delay_limit_s
+
+
+LIMITED = Ended(cause=EndCause.EXITED, exit_code=1, failure="You've hit your usage limit", limited_until=100.0)
+
+
+@pytest.mark.parametrize("policy", [Restart.ON_CRASH, Restart.ON_FAILURE, Restart.ALWAYS])
+@pytest.mark.parametrize(
+    "ended", [LIMITED, dataclasses.replace(LIMITED, exit_code=0), Ended(cause=EndCause.LIMITED, limited_until=100.0)]
+)
+def test_a_usage_limit_parks_until_its_end_however_the_program_left(policy: Restart, ended: Ended) -> None:
+    decision = decide_restart(build_record(restart=policy), ended, 50.0, SETTINGS)
+    assert isinstance(decision, Park)
+    assert decision.until == 100.0
+    assert "usage limit" in decision.reason
+
+
+def test_a_limit_that_is_over_is_a_failure_like_others() -> None:
+    decision = decide_restart(build_record(), LIMITED, 100.0, SETTINGS)
+    assert decision == End(
+        outcome=Outcome.FAILED, reason="it left with code 1 after its last turn failed: You've hit your usage limit"
+    )
+
+
+@pytest.mark.parametrize("cause", [EndCause.STOPPED, EndCause.INTERRUPTED])
+def test_who_was_stopped_is_not_parked_for_a_limit(cause: EndCause) -> None:
+    ended = dataclasses.replace(LIMITED, cause=cause)
+    assert decide_restart(build_record(), ended, 50.0, SETTINGS).outcome is Outcome.STOPPED  # type: ignore[union-attr]
+
+
+def test_with_restart_never_a_limit_is_not_waited_for() -> None:
+    decision = decide_restart(build_record(restart=Restart.NEVER), LIMITED, 50.0, SETTINGS)
+    assert isinstance(decision, End)
+    assert decision.outcome is Outcome.FAILED
+
+
+def test_a_program_that_leaves_with_0_after_a_failed_turn_is_not_done() -> None:
+    ended = Ended(cause=EndCause.EXITED, exit_code=0, failure="429\n  Too Many Requests " + "x" * 1000)
+    decision = decide_restart(build_record(), ended, 50.0, SETTINGS)
+    assert isinstance(decision, End)
+    assert decision.outcome is Outcome.FAILED
+    assert decision.reason is not None
+    assert "its last turn failed: 429 Too Many Requests" in decision.reason
+    assert len(decision.reason) < 500
+    assert decide_restart(build_record(restart=Restart.ON_FAILURE), ended, 50.0, SETTINGS) == StartNow()

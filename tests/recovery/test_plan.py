@@ -186,3 +186,12 @@ def test_a_plan_is_total_the_same_twice_and_never_starts_before_it_reaped(
     pid = diagnosis.get_finding(Layer.PID).verdict
     if first.acts and not (force or revive or checkpoint is not None or phase is Phase.ENDED):
         assert pid in (Verdict.CRASHED, Verdict.ORPHANED)
+
+
+def test_a_session_parked_until_a_time_is_due_once_it_is_there() -> None:
+    record = build_record(phase=Phase.PARKED, not_before_at=900.0)
+    diagnosis = look(record, Liveness.EXITED, Liveness.EXITED)
+    assert kinds(plan_recovery(diagnosis, record, now_s=899.0)) == ["nothing"]
+    assert kinds(plan_recovery(diagnosis, record, now_s=900.0)) == FULL
+    for_good = build_record(phase=Phase.PARKED)
+    assert kinds(plan_recovery(look(for_good, Liveness.EXITED, Liveness.EXITED), for_good, now_s=9e9)) == ["nothing"]
