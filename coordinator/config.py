@@ -67,6 +67,19 @@ class Settings:
             )
 
 
+#: States of a session of which its user can be told.
+NOTIFY_STATES = ("waiting", "parked", "failed", "crashed", "stopped", "done")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notify:
+    """Where the user wants to be told, and of what."""
+
+    #: Addresses as Apprise knows them (``json://...``, ``slack://...``), or ``desktop``. They may hold secrets.
+    urls: tuple[str, ...] = ()
+    on: frozenset[str] = frozenset({"waiting", "parked", "failed", "crashed"})
+
+
 # Limits that are not for turning.
 
 #: Shards of a new shared context. Measured: more files split the kernel's flush batches and gain nothing.
@@ -148,6 +161,9 @@ KEEPER_ANSWER_S = 2.0
 #: A keeper that lost its epoch exits with this (distinct from every code of the command line).
 EXIT_SUPERSEDED = 76
 
+#: The table of notifications in the user's settings file.
+_NOTIFY = "notify"
+
 #: Parts of a variable's name that make it a secret: it is never written to disk.
 SECRET_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
@@ -191,13 +207,38 @@ def find_origins(environment: Mapping[str, str] | None = None, project: Path | N
 
 def find_unknown(environment: Mapping[str, str] | None = None, project: Path | None = None) -> list[tuple[str, str]]:
     """Return (name, file) of whatever stands in a settings file and is no setting: most often a slip of the keys."""
-    known = {item.name for item in fields(Settings)}
+    known = {item.name for item in fields(Settings)} | {_NOTIFY}
     return [(name, source) for source, values in _read_files(environment, project) for name in values if name not in known]
+
+
+def load_notify(environment: Mapping[str, str] | None = None) -> Notify:
+    """Return whom to tell of what: the table ``notify`` of the user's own file.
+
+    A project's file has no say: whoever writes a repository must not get to know what is done in it. Raises ``InvalidInput``.
+    """
+    path = _find_user_file(os.environ if environment is None else environment)
+    table = _read_toml(path).get(_NOTIFY, {})
+    urls = table.get("urls", []) if isinstance(table, dict) else None
+    on = table.get("on", sorted(Notify().on)) if isinstance(table, dict) else None
+    if not _is_texts(urls) or not _is_texts(on):
+        raise InvalidInput(f"`notify` in {path} must hold lists of texts", hint='[notify] urls = ["desktop"] on = ["waiting"]')
+    assert urls is not None and on is not None
+    if unknown := set(on) - set(NOTIFY_STATES):
+        raise InvalidInput(f"`notify.on` in {path} cannot be {min(unknown)!r}", hint=f"of: {', '.join(NOTIFY_STATES)}")
+    return Notify(urls=tuple(urls), on=frozenset(on))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def _find_user_file(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
 
 
 def _read_files(environment: Mapping[str, str] | None, project: Path | None) -> list[tuple[str, dict[str, Any]]]:
     environment = os.environ if environment is None else environment
-    user_file = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crewkeep" / "config.toml"
+    user_file = _find_user_file(environment)
     return [(str(path), _read_toml(path)) for path in (*_find_project_files(project), user_file)]
 
 

@@ -59,6 +59,10 @@ class Home:
         return self.path / "crew"
 
     @property
+    def notify_log(self) -> Path:
+        return self.path / "notify.log"
+
+    @property
     def quarantine(self) -> Path:
         return self.path / "quarantine"
 

@@ -28,6 +28,7 @@ EXTRAS = {
     "mcp": "crewkeep/mcp_server",
     "mcp_types": "crewkeep/mcp_server",
     "pydantic": "crewkeep/mcp_server",
+    "apprise": "crewkeep/notify",
 }
 #: What keepers, patrols and programs must not load: each costs memory in every one of them.
 HEAVY = {

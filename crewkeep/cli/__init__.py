@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inbox": ("letters", "Read the messages for this session"),
     "hooks": ("hooks", "Let agent programs tell crewkeep what they do"),
     "mcp": ("mcp", "Serve the shared context and the crew to agents that speak MCP"),
+    "notify": ("notify", "Send a message where you want to be told of sessions"),
     "breaker": ("breaker", "Quiet all coordinator threads, and let them go on"),
     "features": ("breaker", "Turn sync and recovery down, or up again"),
     "doctor": ("doctor", "Check this machine and the home"),

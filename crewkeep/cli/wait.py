@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator.errors import InvalidInput, TimedOut
+from coordinator.errors import InvalidInput, NotFound, TimedOut
 from coordinator.sessions.model import FINAL_STATES, Phase, SessionRecord, State
 from crewkeep.cli import output
-from crewkeep.cli.house import House, find_sessions, open_house
-from crewkeep.cli.options import Json, Sessions
+from crewkeep.cli.house import House, find_sessions, list_records, open_house
+from crewkeep.cli.options import Json, SomeSessions
 from crewkeep.cli.view import describe
 
 _LOOK_EVERY_S = 0.1
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def wait_for_sessions(
-    sessions: Sessions,
+    sessions: SomeSessions = None,
     any_of_them: Annotated[bool, typer.Option("--any", help="Until the first of them is there, not all.")] = False,
     until: Annotated[
         str | None, typer.Option("--until", metavar="STATE,...", help="States to wait for; default: that it has ended.")
@@ -36,7 +36,7 @@ def wait_for_sessions(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Wait until sessions end, or until they reach a state.
+    """Wait until sessions end, or until they reach a state; without names: all that have not ended, also those to come.
 
     Without --until the exit code is 1 if one of them failed, crashed or was parked. With --until it is 1 if one ended
     in another state, which it can then no longer reach.
@@ -44,11 +44,18 @@ def wait_for_sessions(
     wanted = parse_states(until) if until is not None else None
     limit_s = output.parse_duration(timeout, "--timeout") if timeout is not None else None
     house = open_house()
-    waiting = find_sessions(house, sessions)
+    waiting = find_sessions(house, sessions or [])
     deadline_s = time.monotonic() + limit_s if limit_s is not None else None
     crashed_since: dict[str, float] = {}
     while True:
+        if not sessions:
+            known = {record.id for record in waiting}
+            waiting += [one for one in list_records(house) if one.phase is not Phase.ENDED and one.id not in known]
         looks = [_look(house, record.id, wanted, crashed_since) for record in waiting]
+        if not sessions and any_of_them:  # nobody was named: who ended otherwise is not who is waited for
+            looks = [look for look in looks if look[2] or not look[1]]
+        if not looks:
+            raise NotFound("there is no session to wait for", hint="see: crewkeep ps -a")
         over = [row for row, is_over, _ in looks if is_over]
         if len(over) == len(looks) or (any_of_them and over):
             break

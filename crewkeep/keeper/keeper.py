@@ -21,7 +21,7 @@ from typing import Any
 
 from coordinator.agents.base import Activity
 from coordinator.config import EXIT_SUPERSEDED, KEEPER_ANSWER_S, SHUTDOWN_TIMEOUT_S, Settings
-from coordinator.errors import Conflict, CrewkeepError, Damaged, InvalidInput, Missing, NotFound, StartFailed, Superseded
+from coordinator.errors import Conflict, CrewkeepError, Damaged, Missing, NotFound, StartFailed, Superseded
 from coordinator.paths import Home
 from coordinator.services.features import Features, Recovery
 from coordinator.sessions.heartbeat import Progress
@@ -30,16 +30,17 @@ from coordinator.sessions.model import LaunchSpec, Outcome, Phase, Restart, Sess
 from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
 from crewkeep.keeper.agent_process import DAEMON_WINDOW_S, ExitStatus, reap_adopted
-from crewkeep.keeper.checkpointing import Checkpointer, answer_with
+from crewkeep.keeper.checkpointing import Checkpointer
 from crewkeep.keeper.facts import choose, find_cause, note_end, note_owner, note_pause
 from crewkeep.keeper.incarnation import Incarnation
 from crewkeep.keeper.patrol_side import PatrolSide
+from crewkeep.keeper.requests import Requests
 from crewkeep.keeper.terminal_side import TerminalSide
 from crewkeep.loop import Loop
+from crewkeep.notify import notify
 from crewkeep.pauses import GrowingPause
 from crewkeep.process_log import say, say_error
 from crewkeep.terminal.output import OutputLog
-from crewkeep.terminal.serve import Later
 from recovery import brake
 from recovery.brake import Decision, End, EndCause, Ended, Park, StartAt, StartNow
 from recovery.checkpoint import take_checkpoint
@@ -93,7 +94,14 @@ class Keeper:
         #: Before what the disk or a lock was in the way of is tried again.
         self._retry = GrowingPause()
         self._exit_code = 0
+        self._has_told_waiting = False
         self._register()
+        self._requests = Requests(
+            tell_status=self._tell_status,
+            look=self._look_soon,
+            take_checkpoint=lambda done: self._checkpointer.ask(done),
+            find_desk=lambda: None if self._now is None else self._now.desk,
+        )
         self._terminal = TerminalSide(
             self._loop,
             self._paths,
@@ -101,7 +109,7 @@ class Keeper:
             output,
             self._progress,
             size=size,
-            answer=self._answer,
+            answer=self._requests.answer,
             on_output=self._on_output,
             on_input=self._on_input,
         )
@@ -162,22 +170,12 @@ class Keeper:
 
     # While it runs
 
-    def _answer(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any] | Later:
-        if verb == "status":
-            attached = self._terminal.server.attached_count
-            return {"session": self._record.id, "epoch": self._record.epoch, "pid": os.getpid(), "attached": attached}
-        if verb == "look":
-            self._loop.call_later(0.0, functools.partial(self._guard, self._look_at_record))
-            return {}
-        if verb in ("hook", "hook-printed"):
-            if self._now is None:
-                return {}
-            return self._now.desk.answer(arguments) if verb == "hook" else self._now.desk.note_printed(arguments)
-        if verb == "checkpoint":
-            later = Later()
-            self._checkpointer.ask(functools.partial(answer_with, later))
-            return later
-        raise InvalidInput(f"the keeper does not know {verb!r}", hint="keeper and command must be of one version")
+    def _tell_status(self) -> dict[str, Any]:
+        attached = self._terminal.server.attached_count
+        return {"session": self._record.id, "epoch": self._record.epoch, "pid": os.getpid(), "attached": attached}
+
+    def _look_soon(self) -> None:
+        self._loop.call_later(0.0, functools.partial(self._guard, self._look_at_record))
 
     def _take_checkpoint(self, why: str) -> Manifest:
         """Runs on the checkpointer's thread."""
@@ -232,6 +230,7 @@ class Keeper:
             now.eyes.look(now.agent)
             now.desk.settle_letters()
             now.typing.look()
+            self._tell_waiting()
             limit = now.eyes.find_limit() if self._record.restart is not Restart.NEVER else None
             if limit is not None and self._features.read().recovery is Recovery.ON:
                 self._stop_for_limit(now, limit)
@@ -239,6 +238,12 @@ class Keeper:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
             say_error("looking at the agent's work", error)
+
+    def _tell_waiting(self) -> None:
+        """Tell the user once that the agent waits for a decision."""
+        if self._progress.needs_user and not self._has_told_waiting:
+            notify(self._home, self._record.name, "waiting", "it needs a decision")
+        self._has_told_waiting = self._progress.needs_user
 
     def _look_at_record(self) -> None:
         """See whether a newer incarnation came, or somebody stops the session while no agent runs. Costs one ``stat``."""
@@ -372,6 +377,7 @@ class Keeper:
             self._leave(self._record, status)
             return
         self._checkpointer.take_last("parked", _LAST_CHECKPOINT_S)
+        notify(self._home, self._record.name, "parked", self._record.reason)
         self._terminal.server.notify(decision.reason, until=decision.until)
         say(f"parked until {decision.until}: {decision.reason}")
         self._set_next_tick(_PARKED_TICK_S)
@@ -445,6 +451,7 @@ class Keeper:
     def _leave(self, known: SessionRecord, status: ExitStatus) -> None:
         """The record says the end: tell it to everybody and go."""
         said = known.outcome or known.phase
+        notify(self._home, known.name, str(said), known.reason)
         say(f"{known.name} is {said}: {known.reason or 'no reason to tell'}")
         facts = {"exit_code": status.exit_code, "signal": status.exit_signal, "reason": known.reason}
         self._terminal.server.notify_end({"outcome": str(said), **facts})

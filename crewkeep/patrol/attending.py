@@ -21,6 +21,7 @@ from coordinator.sessions.sight import read_beat, show_state
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import identify_self, observe
 from crewkeep.ending import end_what_is_left
+from crewkeep.notify import notify
 from crewkeep.process_log import say
 from crewkeep.session_settings import find_settings
 from recovery import brake
@@ -127,6 +128,8 @@ def _attend(
         )
         return Attention(did="starts again after a pause", again_s=max(0.0, decision.at - now_s))
     end_what_is_left(home, registry, record, decision)
+    ended = registry.get(session_id)
+    notify(home, ended.name, str(ended.outcome or ended.phase), ended.reason)
     return Attention(did=f"not started again: {decision.reason}")
 
 
