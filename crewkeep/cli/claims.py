@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coordinator.config import CLAIM_LEASE_S
-from coordinator.errors import InvalidInput, NotFound, Refused
-from coordinator.sessions.model import Phase, SessionRecord
+from coordinator.errors import InvalidInput, NotFound
+from coordinator.sessions.model import SessionRecord
 from crewkeep.cli import output
 from crewkeep.cli.house import House, open_house
 from crewkeep.cli.options import SESSION_HELP, Json, complete_sessions
 
 if TYPE_CHECKING:
-    from coordinator.services.claims import Claim, Claims, Target
+    from coordinator.services.claims import Claim
+    from crewkeep.crew import Crew
 
 What = Annotated[str, typer.Argument(metavar="WHAT", help="A file, a directory, a pattern such as 'src/**/*.py', or a name.")]
 Holder = Annotated[
@@ -56,11 +55,7 @@ def claim(
     """
     lease_s = output.parse_duration(lease, "--for")
     house = open_house()
-    holder = find_holder(house, session)
-    if holder.phase is Phase.ENDED:
-        raise Refused(f"session {holder.name} has ended", hint="claim for one that goes on: --session SESSION")
-    with open_claims(house, holder) as claims:
-        made = claims.acquire(holder.writer, what, find_meant(holder, what), lease_s=lease_s, shared=shared)
+    made = open_crew(house, find_holder(house, session)).claim(what, lease_s=lease_s, shared=shared)
     if as_json:
         output.print_json(encode_claim(made))
     else:
@@ -77,12 +72,7 @@ def release(
     if (what is None) is not everything:
         raise InvalidInput("it is not said what is to be released", hint="give WHAT as it was claimed, or --all")
     house = open_house()
-    holder = find_holder(house, session)
-    with open_claims(house, holder) as claims:
-        if what is None:
-            released = claims.release_all(holder.id)
-        else:
-            released = [_release(claims, holder, what)]
+    released = open_crew(house, find_holder(house, session)).release(what)
     if as_json:
         output.print_json([encode_claim(one) for one in released])
     else:
@@ -93,8 +83,7 @@ def release(
 def show(as_json: Json = False) -> None:
     """List the claims of all sessions."""
     house = open_house()
-    with open_claims(house, None) as claims:
-        found = claims.list_claims()
+    found = open_crew(house, None).list_claims()
     if as_json:
         output.print_json([encode_claim(one) for one in found])
         return
@@ -137,23 +126,11 @@ def find_holder(house: House, session: str | None) -> SessionRecord:
     return found
 
 
-def find_meant(holder: SessionRecord, what: str) -> Target:
-    """Return what ``what`` means here to the session."""
-    from coordinator.services.claims import find_target
+def open_crew(house: House, own: SessionRecord | None) -> Crew:
+    """Return the crew as ``own`` sees it."""
+    from crewkeep.crew import Crew
 
-    return find_target(what, directory=os.getcwd(), workspace=holder.workspace)
-
-
-@contextmanager
-def open_claims(house: House, holder: SessionRecord | None) -> Iterator[Claims]:
-    """Open the home's claims to act as ``holder``."""
-    from coordinator.services.claims import Claims
-    from coordinator.services.crew import open_crew
-    from coordinator.system.home import prepare_home
-
-    prepare_home(house.home)
-    with open_crew(house.home, None if holder is None else holder.writer) as crew:
-        yield Claims(house.registry, crew, house.clock)
+    return Crew(house.home, house.registry, own, clock=house.clock)
 
 
 def encode_claim(claim: Claim) -> dict[str, Any]:
@@ -170,11 +147,3 @@ def encode_claim(claim: Claim) -> dict[str, Any]:
         "since": output.format_time(claim.since),
         "until": output.format_time(claim.until),
     }
-
-
-def _release(claims: Claims, holder: SessionRecord, what: str) -> Claim:
-    """Release what was claimed in these words, from wherever; or what they mean here."""
-    held = [one for one in claims.list_claims() if one.session == holder.id]
-    here = find_meant(holder, what)
-    same = [one for one in held if one.target == here] or [one for one in held if what in (one.what, one.target.value)]
-    return claims.release(holder.writer, same[0].target if same else here)

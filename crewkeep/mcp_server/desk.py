@@ -15,14 +15,13 @@ from coordinator.context import SharedContext, merge
 from coordinator.context.model import Entry
 from coordinator.errors import InvalidInput, NotFound, Refused
 from coordinator.paths import Home
-from coordinator.services.claims import Claim, Claims, find_target
-from coordinator.services.crew import open_crew
-from coordinator.services.mailbox import LetterState, Mailbox
+from coordinator.services.claims import Claim
 from coordinator.sessions.model import Hosting, Phase, SessionRecord
 from coordinator.sessions.registry import Damage, Registry
 from coordinator.sessions.sight import show_state
 from coordinator.sessions.workspace import resolve_workspace
 from coordinator.system.clock import SYSTEM
+from crewkeep.crew import Crew
 from crewkeep.program import find_inside, open_for
 
 Json = dict[str, Any]
@@ -150,37 +149,19 @@ class Desk:
 
     def claim(self, what: str, minutes: float, shared: bool) -> Json:
         """Claim a path, pattern or name for this session."""
-        own = self._get_self("a claim")
-        target = find_target(what, directory=self._directory, workspace=own.workspace)
-        with open_crew(self._home, own.writer) as crew:
-            made = Claims(self._registry, crew).acquire(own.writer, what, target, lease_s=minutes * 60, shared=shared)
-        return _encode_claim(made)
+        return _encode_claim(self._crew().claim(what, lease_s=minutes * 60, shared=shared))
 
     def release(self, what: str) -> Json:
         """Give a claim of this session back."""
-        own = self._get_self("a claim")
-        with open_crew(self._home, own.writer) as crew:
-            claims = Claims(self._registry, crew)
-            here = find_target(what, directory=self._directory, workspace=own.workspace)
-            held = [one for one in claims.list_claims() if one.session == own.id]
-            named = [one.target for one in held if one.target != here and what in (one.what, one.target.value)]
-            meant = here if any(one.target == here for one in held) or not named else named[0]
-            return _encode_claim(claims.release(own.writer, meant))
+        return {"released": [_encode_claim(claim) for claim in self._crew().release(what)]}
 
     def claims(self) -> Json:
         """Return the claims of all sessions."""
-        with open_crew(self._home, None) as crew:
-            return {"claims": [_encode_claim(claim) for claim in Claims(self._registry, crew).list_claims()]}
+        return {"claims": [_encode_claim(claim) for claim in self._crew().list_claims()]}
 
     def tell(self, session: str, text: str) -> Json:
         """Leave a message for another session."""
-        own = self._find_self()
-        to = self._registry.find(session)
-        if to.phase is Phase.ENDED:
-            raise Refused(f"session {to.name} has ended and would not read it", hint="see the tool `sessions`")
-        with open_crew(self._home, None if own is None else own.writer) as crew:
-            letter = Mailbox(crew).write(to.id, text, writer=None if own is None else own.writer)
-        return {"id": letter.id, "to": to.name}
+        return {"id": self._crew().tell(session, text).id}
 
     def inbox(self) -> Json:
         """Take the messages that wait for this session.
@@ -188,16 +169,9 @@ class Desk:
         That they reached the conversation is settled by the session's keeper, from the transcript; a program without one has
         read them now.
         """
-        own = self._get_self("an inbox")
-        with open_crew(self._home, own.writer) as crew:
-            mailbox = Mailbox(crew)
-            letters = mailbox.take(own.id, own.epoch)
-            if own.agent_name == GENERIC:
-                mailbox.note_handed(own.id, own.epoch, [letter.id for letter in letters])
-                mailbox.note_read(own.id, own.epoch)
-            waiting = sum(letter.state is LetterState.NEW for letter in mailbox.list_letters(own.id))
-        told = [{"id": letter.id, "from": letter.sender, "text": letter.tell()} for letter in letters]
-        return {"messages": told, "more": waiting}
+        own, crew = self._get_self("an inbox"), self._crew()
+        letters = crew.inbox() if own.agent_name == GENERIC else crew.take_letters()
+        return {"messages": [{"id": letter.id, "from": letter.sender, "text": letter.tell()} for letter in letters]}
 
     def checkpoint(self) -> Json:
         """Save this session's state now."""
@@ -222,6 +196,9 @@ class Desk:
         if own is None:
             raise Refused(f"{what} belongs to a session, and this agent is in none", hint="start it with: crewkeep run -- AGENT")
         return own
+
+    def _crew(self) -> Crew:
+        return Crew(self._home, self._registry, self._find_self(), directory=self._directory)
 
     def _context(self) -> SharedContext:
         own = self._find_self()

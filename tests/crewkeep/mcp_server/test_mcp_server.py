@@ -127,7 +127,7 @@ def test_claims_and_messages_are_the_sessions_own(home: Home, tmp_path: Path) ->
         messages = await call(client, "inbox")
         assert "hello\nthere" in messages["messages"][0]["text"]
         assert (await call(client, "inbox"))["messages"] == []
-        assert (await call(client, "tell", session="web", text="to you"))["to"] == "web"
+        assert (await call(client, "tell", session="web", text="to you"))["id"]
         assert "not-found" in await refuse(client, "tell", session="nobody", text="x")
         rows = (await call(client, "sessions"))["sessions"]
         assert {row["name"]: row["is_you"] for row in rows} == {"api": True, "web": False}
