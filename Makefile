@@ -6,14 +6,17 @@ WORKERS ?= 2
 # An ordinary installation compiles once; an editable one, where bytecode is not written, would compile at every start.
 COMPILE := @$(BIN)/python -m compileall -q coordinator recovery crewkeep
 
-.PHONY: demo test lint bench bench-context bench-readme prove docs test-needs clean
+.PHONY: demo test test-agents lint bench bench-context bench-readme prove docs test-needs clean
 .DEFAULT_GOAL := demo
 
 demo: .make/run          ## four sessions, two kill -9, nothing lost
 	$(BIN)/crewkeep demo
 
-test: .make/dev test-needs   ## everything, in under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test: .make/dev .make/strace .make/bench   ## everything but real agent programs, in under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/agents $(ARGS)
+
+test-agents: .make/dev .make/agents   ## real agent programs against a model on loopback
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) tests/agents
 
 lint: .make/dev          ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
