@@ -15,11 +15,11 @@ from support import CREWKEEP, make_environment
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("coordinator", "recovery", "crewkeep")
-#: Third-party package -> the one room in which it may be imported.
-CORE = {
+#: Third-party package -> the room (or rooms) in which it may be imported.
+CORE: dict[str, str | tuple[str, ...]] = {
     "psutil": "coordinator/system",
     "filelock": "coordinator/system",
-    "orjson": "coordinator/context",
+    "orjson": ("coordinator/context", "coordinator/sessions"),
     "tenacity": "coordinator/context",
     "typer": "crewkeep/cli",
 }
