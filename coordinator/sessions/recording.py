@@ -28,7 +28,6 @@ import threading
 import time
 import weakref
 import zlib
-from typing import Any
 
 import orjson
 
@@ -37,10 +36,10 @@ from coordinator.errors import CrewkeepError, InvalidInput, NotFound, StorageErr
 from coordinator.paths import SessionPaths
 from coordinator.sessions.fence import EpochLook
 from coordinator.sessions.history import Role
+from coordinator.sessions.recordable import ROLES, encode_message
 from coordinator.sessions.segments import (
     FRAME,
     MARK,
-    Body,
     Segment,
     SegmentHead,
     encode_body,
@@ -51,8 +50,8 @@ from coordinator.sessions.segments import (
 )
 from coordinator.system import failpoints, files, locks
 
-#: What a role may be given as, and how it is written.
-_ROLES = {role.value: role.value for role in Role}
+#: A write that took longer met a disk that holds writers back; for a while no event loop is put through that. Arbitrary.
+_SLOW_S, _SLOW_FOR_S = 0.005, 1.0
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -76,6 +75,7 @@ class Recorder:
         self._names_are_durable = True
         self._look = EpochLook(paths)
         self._look_at_s = -math.inf
+        self._slow_until_s = 0.0
         self._error: CrewkeepError | None = None
         self._is_paused = False
         #: Records written by this recorder.
@@ -90,11 +90,11 @@ class Recorder:
     ) -> bool:
         """Write a message down; ``False`` if it was left out because of a pause. Raises as ``append``, ``encode_message``."""
         # As `append(encode_message(...))`, in one piece: at this rate two calls are a tenth of the time.
-        if at is None and id is None and raw is None and role in _ROLES and isinstance(text, str):
+        if at is None and id is None and raw is None and role in ROLES and isinstance(text, str):
             try:
-                data = orjson.dumps((_ROLES[role], time.time(), text))
+                data = orjson.dumps((ROLES[role], time.time(), text))
             except TypeError:
-                data = encode_body((_ROLES[role], time.time(), text))
+                data = encode_body((ROLES[role], time.time(), text))
             record = FRAME.pack(MARK, len(data), zlib.crc32(data)) + data
         else:
             record = encode_message(role, text, at, id, raw)
@@ -105,7 +105,7 @@ class Recorder:
             return True
 
     def append(self, record: bytes, *, wait: bool = True) -> bool | None:
-        """Write a record (see ``encode_message``, ``encode_command``); tell whether it was, or left out because of a pause.
+        """Write a record (see ``recordable``); tell whether it was, or left out because of a pause.
 
         ``None`` with ``wait=False``: it would have to wait for another thread or for a new file; nothing was done. Raises
         ``Superseded``, ``InvalidInput`` for one that is too long, ``NotFound`` if the session was removed, ``StorageError``
@@ -116,8 +116,13 @@ class Recorder:
         try:
             if self._is_paused:
                 return False
-            if not wait and self._size + len(record) > self._segment_bytes:
-                return None
+            if not wait:
+                if self._size + len(record) > self._segment_bytes:
+                    return None
+                began_s = time.monotonic()
+                self._write(record)
+                self._slow_until_s = self._is_slow_since(began_s)
+                return True
             self._write(record)
             return True
         finally:
@@ -161,6 +166,15 @@ class Recorder:
             self._write(encode_record({"kind": "resume", "at": time.time()}))
             self._is_paused = False
             return True
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the disk lately made a write wait that could not be waited for."""
+        return time.monotonic() < self._slow_until_s
+
+    def _is_slow_since(self, began_s: float) -> float:
+        now_s = time.monotonic()
+        return now_s + _SLOW_FOR_S if now_s - began_s > _SLOW_S else 0.0
 
     @property
     def is_paused(self) -> bool:
@@ -207,12 +221,16 @@ class Recorder:
                     os.close(fd)
             self._synced_count = count
 
-    def close(self) -> None:
-        """Make everything durable and let go of the files; a later record opens them again. Raises ``StorageError``."""
+    def close(self, why: CrewkeepError | None = None) -> None:
+        """Make everything durable and let go of the files. Raises ``StorageError``.
+
+        A later record opens them again, or raises ``why`` if that is given.
+        """
         try:
             self.sync()
         finally:
             with self._sync_lock, self._lock:
+                self._error = self._error or why
                 self._retire()
                 for fd in self._retired:
                     os.close(fd)
@@ -361,33 +379,6 @@ class Recorder:
         self._fd, self._segment, self._size, self._retired = -1, None, self._segment_bytes, []
 
 
-def encode_message(role: Role | str, text: str, at: float | None = None, id: str | None = None, raw: str | None = None) -> bytes:
-    """Return the record of a message, of now without ``at``. Raises ``InvalidInput`` for what is none."""
-    if role not in _ROLES:
-        raise InvalidInput(f"a message's role cannot be {role!r:.80}", hint=f"one of {', '.join(Role)}")
-    if not isinstance(text, str):
-        raise _wrong("text", text, "a string")
-    body: Body = {"kind": "message", "role": _ROLES[role], "text": text}
-    body["at"] = time.time() if at is None else _check_number("at", at)
-    if id is not None:
-        body["id"] = _check_text("id", id)
-    if raw is not None:
-        body["raw"] = _check_text("raw", raw)
-    return encode_record(body)
-
-
-def encode_command(name: str, text: str, at: float | None = None, **more: Any) -> bytes:
-    """Return the record of a command; ``more``: the other fields of ``history.Command``. Raises ``InvalidInput``."""
-    if not isinstance(name, str) or not isinstance(text, str):
-        raise _wrong("name and text", (name, text), "strings")
-    body: Body = {"kind": "command", "name": name, "text": text}
-    body["at"] = time.time() if at is None else _check_number("at", at)
-    for field, value in more.items():
-        if value is not None:
-            body[field] = _CHECKS[field](field, value)
-    return encode_record(body)
-
-
 def find_seals(older: list[Segment], segments: list[Segment]) -> dict[str, int]:
     """Return how many bytes of each of the ``older`` segments count, by what is there now and by every head that says less."""
     heads = [head for one in segments if (head := read_head(one)) is not None]
@@ -422,43 +413,6 @@ def _drop(segment: Segment) -> bool:
     finally:
         os.close(fd)
 
-
-def _wrong(name: str, value: object, what: str) -> InvalidInput:
-    return InvalidInput(f"{name} cannot be {value!r:.80}", hint=f"give {what}")
-
-
-def _check_text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a string")
-    return value
-
-
-def _check_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _wrong(name, value, "a finite number of seconds")
-    return value
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, value, "True, False or None")
-    return value
-
-
-def _check_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, value, "an integer")
-    return value
-
-
-_CHECKS = {
-    "id": _check_text,
-    "output": _check_text,
-    "raw": _check_text,
-    "ok": _check_bool,
-    "exit_code": _check_int,
-    "duration_s": _check_number,
-}
 
 _living: weakref.WeakSet[Recorder] = weakref.WeakSet()
 

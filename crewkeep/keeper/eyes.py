@@ -49,6 +49,7 @@ class Eyes:
         self._quiet_count: int | None = None
         self._checkpoints_stamp: int | None = None
         self._seen_number = -1
+        self._recorded_bytes: int | None = None
 
     def follow(self, record: SessionRecord) -> None:
         """The agent runs, and its record says since when."""
@@ -65,6 +66,7 @@ class Eyes:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
         self._look_at_conversation(agent)
         self.look_at_checkpoints()
+        self._look_at_recording()
         if self.conversation is None:
             self._progress.at_prompt = self._waits_at_terminal(agent)
 
@@ -88,6 +90,17 @@ class Eyes:
                     break
         except (CrewkeepError, OSError):
             return  # looked at again when it changes
+
+    def _look_at_recording(self) -> None:
+        """Note it as work brought further if a program of the session recorded something."""
+        try:
+            with os.scandir(self._paths.recording) as entries:
+                size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except OSError:
+            size = 0  # none yet; or one was just dropped: looked at again
+        if self._recorded_bytes is not None and size > self._recorded_bytes:
+            self._progress.note(fruitful=True)
+        self._recorded_bytes = size
 
     def _look_at_conversation(self, agent: AgentProcess) -> None:
         if self._adapter.name == GENERIC:
