@@ -23,6 +23,8 @@ CORE: dict[str, str | tuple[str, ...]] = {
     "tenacity": "coordinator/context",
     "typer": "crewkeep/cli",
 }
+#: The same for what only an optional part needs.
+EXTRAS = {"textual": "crewkeep/cli/picker.py"}
 #: What keepers, patrols and programs must not load: each costs memory in every one of them.
 HEAVY = {
     "typer",
@@ -32,6 +34,7 @@ HEAVY = {
     "tenacity",
     "filelock",
     "asyncio",
+    "textual",
     "multiprocessing",
     "logging",
     "concurrent.futures",
@@ -99,7 +102,7 @@ def test_third_party_packages_stay_in_their_room() -> None:
             for name in {name.partition(".")[0] for name in names}:
                 if name in sys.stdlib_module_names or name in PACKAGES or name in ("_sha256", "_sha2"):  # one for each Python
                     continue
-                if not name_of(path).startswith(CORE.get(name, "nowhere")):
+                if not name_of(path).startswith({**CORE, **EXTRAS}.get(name, "nowhere")):
                     strangers.append(f"{name_of(path)} imports {name}")
     assert not strangers
 

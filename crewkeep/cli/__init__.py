@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("checkpoints", "Save a session's state now"),
     "checkpoints": ("checkpoints", "List a session's checkpoints"),
     "restore": ("checkpoints", "Bring a session back from a checkpoint"),
+    "history": ("history", "Past conversations of all agents: list, search, show, export"),
+    "resume": ("resume", "Go on with a past conversation: pick one, or name it"),
     "recover": ("recover", "Bring back what crashed: prints the plan, --yes acts"),
     "context": ("context", "Read and write the context that sessions share"),
     "breaker": ("breaker", "Quiet all coordinator threads, and let them go on"),
