@@ -124,7 +124,8 @@ def find_past(home: Home, text: str, environment: Mapping[str, str]) -> Past:
     """
     agent, colon, id = text.partition(":")
     if not colon:
-        return Past(summarise(home, Registry(home).find(text, environment)))
+        summary = summarise(home, Registry(home).find(text, environment))
+        return Past(summary, _find_told(summary, environment))
     matching = [
         one
         for one in list_past(home, environment)
@@ -246,8 +247,18 @@ def _key(entry: Entry) -> tuple[str, ...]:
     return ("mark",)
 
 
-def _list_told(environment: Mapping[str, str], report: Report | None) -> Iterator[PastConversation]:
-    for name in list_agents():
+def _find_told(summary: Summary, environment: Mapping[str, str]) -> PastConversation | None:
+    """Return what the session's agent tells of its last conversation."""
+    if not summary.conversations:
+        return None
+    told = _list_told(environment, None, [summary.agent])
+    return next((one for one in told if one.conversation.id == summary.conversations[-1][0]), None)
+
+
+def _list_told(
+    environment: Mapping[str, str], report: Report | None, agents: Iterable[str] | None = None
+) -> Iterator[PastConversation]:
+    for name in list_agents() if agents is None else agents:
         if name == GENERIC:
             continue
         try:

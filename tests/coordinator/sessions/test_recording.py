@@ -16,8 +16,9 @@ from coordinator.config import RECORDED_LIMIT_BYTES
 from coordinator.errors import InvalidInput, NotFound, StorageError, Superseded
 from coordinator.paths import Home, SessionPaths
 from coordinator.sessions.history import Command, Message, Role
+from coordinator.sessions.recordable import encode_command, encode_message
 from coordinator.sessions.recorded import Entry, Mark, Note, find_title, iter_recording
-from coordinator.sessions.recording import Recorder, encode_command, encode_message
+from coordinator.sessions.recording import Recorder
 from coordinator.sessions.registry import Registry
 from coordinator.sessions.segments import Gap, encode_record, iter_records, list_segments
 from coordinator.system import failpoints
