@@ -49,7 +49,7 @@ class Eyes:
         self._quiet_count: int | None = None
         self._checkpoints_stamp: int | None = None
         self._seen_number = -1
-        self._recorded_bytes: int | None = None
+        self._recorded_bytes = self._measure_recording()
 
     def follow(self, record: SessionRecord) -> None:
         """The agent runs, and its record says since when."""
@@ -93,14 +93,17 @@ class Eyes:
 
     def _look_at_recording(self) -> None:
         """Note it as work brought further if a program of the session recorded something."""
-        try:
-            with os.scandir(self._paths.recording) as entries:
-                size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-        except OSError:
-            size = 0  # none yet; or one was just dropped: looked at again
-        if self._recorded_bytes is not None and size > self._recorded_bytes:
+        size = self._measure_recording()
+        if size > self._recorded_bytes:
             self._progress.note(fruitful=True)
         self._recorded_bytes = size
+
+    def _measure_recording(self) -> int:
+        try:
+            with os.scandir(self._paths.recording) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except OSError:
+            return 0  # none yet; or one was just dropped: looked at again
 
     def _look_at_conversation(self, agent: AgentProcess) -> None:
         if self._adapter.name == GENERIC:
