@@ -173,8 +173,9 @@ def test_one_command_does_not_load_the_others(tmp_path: Path) -> None:
 
 def walk_commands(command: Any, path: tuple[str, ...] = ("crewkeep",)) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", None)
-    if inner is None:
+    if inner is None or command.invoke_without_command:
         yield " ".join(path), command
+    if inner is None:
         return
     for name, child in inner.items():
         yield from walk_commands(child, (*path, name))
@@ -244,7 +245,7 @@ def test_help_is_short_and_says_something_for_every_parameter() -> None:
 def list_examples() -> list[tuple[str, str, str]]:
     """Return (document, language, text) of every fenced block that is an example to run."""
     found = []
-    for document in ["README.md", *(f"docs/{name}.md" for name in ("context", "recovery", "guarantees"))]:
+    for document in ["README.md", *(f"docs/{name}.md" for name in ("context", "recovery", "guarantees", "history"))]:
         text = (ROOT / document).read_text(encoding="utf-8")
         found += [(document, *match) for match in re.findall(r"^```(console|python)\n(.*?)^```$", text, flags=re.M | re.S)]
     return found

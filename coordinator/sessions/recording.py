@@ -50,8 +50,9 @@ from coordinator.sessions.segments import (
 )
 from coordinator.system import failpoints, files, locks
 
-#: A write that took longer met a disk that holds writers back; for a while no event loop is put through that. Arbitrary.
-_SLOW_S, _SLOW_FOR_S = 0.005, 1.0
+#: A write that took longer met a disk that holds writers back; for a while no event loop is put through that. Arbitrary, but
+#: longer than a busy machine lets a process wait for its turn: a thread for each record would make that worse.
+_SLOW_S, _SLOW_FOR_S = 0.05, 0.25
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -51,7 +51,7 @@ def _run(arguments: list[str]) -> int:
 
     check_platform()
     first = next(iter(arguments), "")
-    if first == "ps" and _list_quickly(arguments[1:]):
+    if first in ("ps", "history") and _list_quickly(first, arguments[1:]):
         return 0
     from crewkeep.cli.app import build_app
 
@@ -66,9 +66,19 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _list_quickly(arguments: list[str]) -> bool:
-    """Do the plain forms of ``ps`` without Typer, which alone would take most of the time; tell whether it was one."""
-    if "_CREWKEEP_COMPLETE" in os.environ or not set(arguments) <= {"-a", "--all", "-q", "--quiet", "--watch", "--json"}:
+def _list_quickly(command: str, arguments: list[str]) -> bool:
+    """Do the plain forms of ``ps`` and ``history`` without Typer, which alone would take most of the time; tell whether it
+    was one of them."""
+    if "_CREWKEEP_COMPLETE" in os.environ:
+        return False
+    if command == "history":
+        from crewkeep.cli import conversations
+
+        if (flags := conversations.read_flags(arguments)) is None:
+            return False
+        conversations.list_pasts(*flags)
+        return True
+    if not set(arguments) <= {"-a", "--all", "-q", "--quiet", "--watch", "--json"}:
         return False
     from crewkeep.cli import listing
 

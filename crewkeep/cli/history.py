@@ -17,12 +17,10 @@ from coordinator.sessions.recorded import Entry
 from coordinator.system import files
 from crewkeep.cli import output
 from crewkeep.cli.app import CONTEXT_SETTINGS
+from crewkeep.cli.conversations import describe, list_pasts
 from crewkeep.cli.house import House, open_house
 from crewkeep.cli.options import Json
 from crewkeep.export import Format, describe_mark, export
-
-#: As many are listed for people unless they say otherwise.
-_LISTED = 50
 
 REF_HELP = "A session (name, id, unique prefix of the id, '.'), or AGENT:ID of a conversation that is no session's."
 Ref = Annotated[str, typer.Argument(metavar="S", help=REF_HELP)]
@@ -48,38 +46,6 @@ def begin(ctx: typer.Context, count: Count = None, as_json: Json = False) -> Non
     """List past conversations of all agents, newest first, or search, show or export them."""
     if ctx.invoked_subcommand is None:
         list_pasts(count, as_json)
-
-
-def list_pasts(count: int | None, as_json: bool) -> None:
-    """Print the list; for people only the newest unless they say how many."""
-    house = open_house()
-    found = archive.list_past(house.home, os.environ, report=output.note)
-    limit = count if count is not None else len(found) if as_json else _LISTED
-    if as_json:
-        output.print_json([describe(past) for past in found[:limit]])
-        return
-    if not found:
-        output.note("no conversation yet; start one: crewkeep run -- CMD")
-        return
-    now_s = house.clock.wall_s()
-    output.print_table(
-        ("REF", "AGENT", "STATE", "AGE", "NAME", "WHERE", "TITLE"),
-        (
-            (
-                past.ref,
-                past.agent,
-                past.state,
-                output.format_age(now_s - past.changed_at),
-                past.name,
-                shorten(past.cwd),
-                past.title,
-            )
-            for past in found[:limit]
-        ),
-        states=(2,),
-    )
-    if len(found) > limit:
-        output.note(f"and {len(found) - limit} older ones: crewkeep history -n {len(found)}")
 
 
 def search(
@@ -154,21 +120,6 @@ def read(house: House, ref: str) -> tuple[Past, list[Entry]]:
     return past, archive.read_past(house.home, past)
 
 
-def describe(past: Past) -> dict[str, Any]:
-    """Return the fields that ``history --json`` promises."""
-    return {
-        "ref": past.ref,
-        "agent": past.agent,
-        "session": past.session.id if past.session is not None else None,
-        "name": past.name,
-        "state": past.state,
-        "cwd": past.cwd,
-        "title": past.title,
-        "changed_at": output.format_time(past.changed_at),
-        "conversations": list(past.conversation_ids),
-    }
-
-
 def encode_entry(entry: Entry) -> dict[str, Any]:
     """Return the fields of one entry, without what its program wrote verbatim."""
     body = entry.encode()
@@ -179,14 +130,6 @@ def encode_entry(entry: Entry) -> dict[str, Any]:
 def name_speaker(entry: Entry) -> str:
     """Return who said or what did something."""
     return str(entry.role) if isinstance(entry, Message) else entry.name if isinstance(entry, Command) else "recording"
-
-
-def shorten(directory: str | None) -> str | None:
-    """Return a directory with ``~`` for the user's own."""
-    home = os.path.expanduser("~")
-    if directory is not None and home != "/" and (directory + "/").startswith(home + "/"):
-        return "~" + directory[len(home) :]
-    return directory
 
 
 def _iter_lines(entries: list[Entry]) -> Iterator[str]:
@@ -207,7 +150,3 @@ def _iter_lines(entries: list[Entry]) -> Iterator[str]:
 def _indent(text: str, first: str = "    ") -> Iterator[str]:
     for index, line in enumerate(text.splitlines()):
         yield (first if index == 0 else "    ") + output.make_printable(line.replace("\t", "    "))
-
-
-def _format_age(now_s: float, past: Past) -> str:
-    return output.format_age(now_s - past.changed_at)
