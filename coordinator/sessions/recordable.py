@@ -32,15 +32,35 @@ def encode_message(role: Role | str, text: str, at: float | None = None, id: str
     return encode_record(body)
 
 
-def encode_command(name: str, text: str, at: float | None = None, **more: Any) -> bytes:
-    """Return the record of a command; ``more``: the other fields of ``history.Command``. Raises ``InvalidInput``."""
+def encode_command(
+    name: str,
+    text: str,
+    at: float | None = None,
+    *,
+    id: str | None = None,
+    output: str | None = None,
+    ok: bool | None = None,
+    exit_code: int | None = None,
+    duration_s: float | None = None,
+    raw: str | None = None,
+) -> bytes:
+    """Return the record of a command (see ``history.Command``), of now without ``at``. Raises ``InvalidInput``."""
     if not isinstance(name, str) or not isinstance(text, str):
         raise _wrong("name and text", (name, text), "strings")
     body: Body = {"kind": "command", "name": name, "text": text}
     body["at"] = time.time() if at is None else _check_number("at", at)
-    for field, value in more.items():
-        if value is not None:
-            body[field] = _CHECKS[field](field, value)
+    if id is not None:
+        body["id"] = _check_text("id", id)
+    if output is not None:
+        body["output"] = _check_text("output", output)
+    if ok is not None:
+        body["ok"] = _check_bool("ok", ok)
+    if exit_code is not None:
+        body["exit_code"] = _check_int("exit_code", exit_code)
+    if duration_s is not None:
+        body["duration_s"] = _check_number("duration_s", duration_s)
+    if raw is not None:
+        body["raw"] = _check_text("raw", raw)
     return encode_record(body)
 
 
@@ -70,13 +90,3 @@ def _check_int(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(name, value, "an integer")
     return value
-
-
-_CHECKS = {
-    "id": _check_text,
-    "output": _check_text,
-    "raw": _check_text,
-    "ok": _check_bool,
-    "exit_code": _check_int,
-    "duration_s": _check_number,
-}

@@ -78,15 +78,13 @@ def list_summaries(home: Home) -> list[Summary]:
                 except OSError:
                     continue  # removed meanwhile
                 known = cached.get(session_id)
-                if known is not None and known[0] == changed_ns:
-                    fields = known[1]
-                else:
-                    fields = _summarise(home, session_id)
+                if known is None or known[0] != changed_ns:
+                    known = [changed_ns, *_summarise(home, session_id)]
                     made += 1
                 if now_ns - changed_ns > _SETTLED_NS:
-                    kept[session_id] = [changed_ns, fields]
-                if fields is not None:
-                    found.append(_decode(home, session_id, fields))
+                    kept[session_id] = known
+                if len(known) > 1:
+                    found.append(_decode(home, session_id, known))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -103,7 +101,7 @@ def summarise(home: Home, record: SessionRecord) -> Summary:
         names = set(os.listdir(paths.path))
     except OSError as error:
         raise StorageError.from_os(error, "list", paths.path) from error
-    return _decode(home, record.id, _describe(paths, record.encode(), names))
+    return _decode(home, record.id, [0, *_describe(paths, record.encode(), names)])
 
 
 def list_conversations_of(paths: SessionPaths) -> list[Conversation]:
@@ -140,15 +138,15 @@ def make_title(text: str) -> str:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Summary) if field.name != "id")
 
 
-def _summarise(home: Home, session_id: str) -> list[Any] | None:
-    """Return a summary's fields, ``None`` for a session whose record cannot be read."""
+def _summarise(home: Home, session_id: str) -> list[Any]:
+    """Return a summary's fields, none for a session whose record cannot be read."""
     paths = home.session(session_id)
     try:
         names = os.listdir(paths.path)
         body = sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT)
         return _describe(paths, body, set(names))
     except (CrewkeepError, OSError, KeyError, TypeError, ValueError):
-        return None
+        return []
 
 
 def _describe(paths: SessionPaths, body: sealed.Body, names: set[str]) -> list[Any]:
@@ -164,11 +162,12 @@ def _describe(paths: SessionPaths, body: sealed.Body, names: set[str]) -> list[A
         conversations = [[one.id, one.transcript] for one in list_conversations_of(paths)]
     # Whatever bytes a command holds, the cache can.
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
-    return [*texts, float(body["phase_at"]), has_ended, has_recording, conversations]
+    # One flat list: of thousands, each one more is a burden to the garbage collector.
+    return [*texts, float(body["phase_at"]), has_ended, has_recording, conversations or None]
 
 
-def _decode(home: Home, session_id: str, fields: list[Any]) -> Summary:
-    name, agent, cwd, state, title, changed_at, has_ended, has_recording, conversations = fields
+def _decode(home: Home, session_id: str, known: list[Any]) -> Summary:
+    _, name, agent, cwd, state, title, changed_at, has_ended, has_recording, conversations = known
     if has_recording:
         changed_at = max(changed_at, _find_newest(home.session(session_id).recording))
     if conversations and not has_ended and (transcript := conversations[-1][1]) is not None:
@@ -203,7 +202,7 @@ def _find_time(path: str) -> float:
 
 
 def _read_cache(path: Path) -> dict[str, list[Any]]:
-    """Return session -> [time of its directory, fields]; nothing if there is no whole cache of this format."""
+    """Return session -> [time of its directory, *fields]; nothing if there is no whole cache of this format."""
     try:
         data = files.read_bounded(path, _CACHE_LIMIT_BYTES)
         if not data or int(data[:8], 16) != zlib.crc32(memoryview(data)[8:]):
