@@ -8,6 +8,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from atif_support import check_atif
 from diary_agent import install, write_diary
 from session_support import change_session, end_session, make_session
 from support import CREWKEEP, cli, cli_json, make_environment, wait_until
@@ -141,25 +142,6 @@ def test_atif_has_the_shape_that_its_specification_asks_for(shelf: Shelf) -> Non
     assert [call["arguments"] for call in steps[1]["tool_calls"]] == [{"command": "make test"}, {"command": "file.py"}]
     assert steps[1]["observation"]["results"] == [{"source_call_id": "c1", "content": "lone \ufffd surrogate"}]
     assert steps[2]["message"] == "done" and steps[2]["tool_calls"][0]["arguments"] == {"command": "git status"}
-
-
-def check_atif(trajectory: dict[str, Any]) -> None:
-    """The rules of ATIF v1.8 for what we write (its own models are stricter about nothing that is left out here)."""
-    assert trajectory.keys() <= {"schema_version", "session_id", "agent", "steps", "notes", "extra"}
-    assert trajectory["schema_version"] == "ATIF-v1.8" and trajectory["agent"].keys() == {"name", "version"}
-    seen: set[str] = set()
-    for number, step in enumerate(trajectory["steps"], 1):
-        assert step["step_id"] == number and step["source"] in ("system", "user", "agent") and isinstance(step["message"], str)
-        assert step.keys() <= {"step_id", "timestamp", "source", "message", "tool_calls", "observation", "extra"}
-        if step["source"] != "agent":
-            assert "tool_calls" not in step
-        calls = [call["tool_call_id"] for call in step.get("tool_calls", [])]
-        assert not seen & set(calls) and len(set(calls)) == len(calls)
-        seen |= set(calls)
-        for call in step.get("tool_calls", []):
-            assert call.keys() <= {"tool_call_id", "function_name", "arguments", "extra"} and isinstance(call["arguments"], dict)
-        for result in step.get("observation", {"results": []})["results"]:
-            assert result["source_call_id"] in calls and isinstance(result["content"], str)
 
 
 def test_markdown_lets_no_text_break_out_of_its_fence(shelf: Shelf) -> None:
