@@ -56,6 +56,8 @@ class Settings:
     output_limit_bytes: int = field(default=16 << 20, metadata={"low": 1 << 16, "high": 1 << 34})
     #: What a hook does with an edit of what another session has claimed: advise (warn) | enforce (refuse).
     claim_mode: str = field(default="advise", metadata={"one_of": ("advise", "enforce")})
+    #: Messages and commands kept of one session's recording.
+    recording_limit_bytes: int = field(default=64 << 20, metadata={"low": 1 << 16, "high": 1 << 34})
     #: The key that leaves an attached terminal.
     detach_key: str = "ctrl-]"
 
@@ -134,6 +136,12 @@ RECORD_LIMIT_BYTES = 1 << 20
 LAUNCH_LIMIT_BYTES = 1 << 19
 #: A journal is rotated at this size; one older file is kept. Arbitrary: some hundred changes of a record.
 JOURNAL_LIMIT_BYTES = 1 << 20
+#: One recorded message or command. Arbitrary: far more than a person reads, or an agent's context holds.
+RECORDED_LIMIT_BYTES = 8 << 20
+#: A recording is kept in so many files at most beside those that are being written; the oldest goes as a whole.
+RECORDING_SEGMENTS = 8
+#: What is recorded counts as said by an incarnation of which this was known so short a time before at most.
+RECORDING_LOOK_S = 0.01
 #: A log of our own processes above this size is set aside when it is next opened; one older file is kept. Arbitrary.
 LOG_LIMIT_BYTES = 1 << 20
 #: A shutdown that takes longer ends the process at once; the next start recovers.

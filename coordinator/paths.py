@@ -98,6 +98,10 @@ class Home:
     def features(self) -> Path:
         return self.path / "features.json"
 
+    @property
+    def summaries(self) -> Path:
+        return self.path / "summaries.cache"
+
     def session(self, session_id: str) -> SessionPaths:
         return SessionPaths(self.sessions / session_id)
 
@@ -138,6 +142,11 @@ class SessionPaths:
     @property
     def output(self) -> Path:
         return self.path / "output"
+
+    @property
+    def recording(self) -> Path:
+        """The directory of what was recorded live (see ``sessions.recording``)."""
+        return self.path / "recording"
 
     @property
     def checkpoints(self) -> Path:

@@ -152,13 +152,13 @@ class PatrolLink:
         with self._lock:
             if self._closed:
                 return
+            if self._wake is not None:
+                os.write(self._wake[1], b"\0")  # first: the thread closes the pipe as soon as it sees that this is closed
             self._closed = True
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             self._starting.end()
-            if self._wake is not None:
-                os.write(self._wake[1], b"\0")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 

@@ -45,6 +45,7 @@ from crewkeep.program import (
     open_for,
     write_end,
 )
+from crewkeep.recorder import Recording
 
 if TYPE_CHECKING:
     from crewkeep.patrol_client import PatrolLink
@@ -61,7 +62,7 @@ def open_context(workspace: str | None = None, *, home: Home | None = None) -> S
     return open_for(home, resolve_workspace(workspace, os.environ, os.getcwd()), None)
 
 
-class Session:
+class Session(Recording):
     """One incarnation of a session, inside the program that it is. Use it with ``with``."""
 
     def __init__(
@@ -90,6 +91,7 @@ class Session:
         self._thread = CoordinatorThread(
             home, record, self.context, settings=settings, on_superseded=self._on_superseded, beats=is_owner
         )
+        self._begin_recording(self._thread, settings.recording_limit_bytes)
 
     # Beginning
 
@@ -378,6 +380,7 @@ class Session:
                     self._link.leave()
             for context in (*self._opened, self.context):
                 context.close()
+            self._recorder.close(self._closed())
 
     def _write_end(self, outcome: Outcome | None, reason: str | None) -> None:
         stopping = self._registry.get(self.id).phase is Phase.STOPPING
@@ -418,7 +421,10 @@ class Session:
         if self._thread.superseded is not None:
             raise self._thread.superseded
         if self._is_closed or os.getpid() != self._pid:
-            raise InvalidInput(f"session {self.name} is closed here", hint="Session.resume begins its next incarnation")
+            raise self._closed()
+
+    def _closed(self) -> InvalidInput:
+        return InvalidInput(f"session {self.name} is closed here", hint="Session.resume begins its next incarnation")
 
 
 def _name_owner(record: SessionRecord) -> str:

@@ -15,11 +15,11 @@ from support import CREWKEEP, make_environment
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("coordinator", "recovery", "crewkeep")
-#: Third-party package -> the one room in which it may be imported.
-CORE = {
+#: Third-party package -> the room (or rooms) in which it may be imported.
+CORE: dict[str, str | tuple[str, ...]] = {
     "psutil": "coordinator/system",
     "filelock": "coordinator/system",
-    "orjson": "coordinator/context",
+    "orjson": ("coordinator/context", "coordinator/sessions"),
     "tenacity": "coordinator/context",
     "typer": "crewkeep/cli",
 }
@@ -28,6 +28,7 @@ EXTRAS = {
     "mcp": "crewkeep/mcp_server",
     "mcp_types": "crewkeep/mcp_server",
     "pydantic": "crewkeep/mcp_server",
+    "textual": "crewkeep/cli/picker.py",
     "apprise": "crewkeep/notify",
 }
 #: What keepers, patrols and programs must not load: each costs memory in every one of them.
@@ -39,6 +40,7 @@ HEAVY = {
     "tenacity",
     "filelock",
     "asyncio",
+    "textual",
     "multiprocessing",
     "logging",
     "concurrent.futures",
@@ -107,7 +109,7 @@ def test_third_party_packages_stay_in_their_room() -> None:
             for name in {name.partition(".")[0] for name in names}:
                 if name in sys.stdlib_module_names or name in PACKAGES or name in ("_sha256", "_sha2"):  # one for each Python
                     continue
-                if not name_of(path).startswith((CORE | EXTRAS).get(name, "nowhere")):
+                if not name_of(path).startswith({**CORE, **EXTRAS}.get(name, "nowhere")):
                     strangers.append(f"{name_of(path)} imports {name}")
     assert not strangers
 
@@ -178,8 +180,9 @@ def test_one_command_does_not_load_the_others(tmp_path: Path) -> None:
 
 def walk_commands(command: Any, path: tuple[str, ...] = ("crewkeep",)) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", None)
-    if inner is None:
+    if inner is None or command.invoke_without_command:
         yield " ".join(path), command
+    if inner is None:
         return
     for name, child in inner.items():
         yield from walk_commands(child, (*path, name))
@@ -250,7 +253,7 @@ def test_help_is_short_and_says_something_for_every_parameter() -> None:
 def list_examples() -> list[tuple[str, str, str]]:
     """Return (document, language, text) of every fenced block that is an example to run."""
     found = []
-    for document in ["README.md", *(f"docs/{name}.md" for name in ("context", "recovery", "guarantees"))]:
+    for document in ["README.md", *(f"docs/{name}.md" for name in ("context", "recovery", "guarantees", "history"))]:
         text = (ROOT / document).read_text(encoding="utf-8")
         found += [(document, *match) for match in re.findall(r"^```(console|python)\n(.*?)^```$", text, flags=re.M | re.S)]
     return found

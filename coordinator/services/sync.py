@@ -77,6 +77,7 @@ class CoordinatorThread:
         #: What went wrong and did not end the thread.
         self.failures = FailureLog(Journal(self._paths, clock), clock)
         self._lock = threading.RLock()
+        self._upkeep: tuple[Callable[[], object], ...] = ()
         self._watches: tuple[Watch, ...] = ()
         self._views: dict[str, View] = {}
         #: What all views begin with: commits elsewhere need not wake the thread.
@@ -183,6 +184,14 @@ class CoordinatorThread:
         self._wake.set()
         return view
 
+    def add_upkeep(self, do: Callable[[], object]) -> None:
+        """Call ``do()`` on this thread at every turn, thus at least about once a second, and a last time at the end.
+
+        What it raises is reported; while it runs there is no heartbeat.
+        """
+        with self._lock:
+            self._upkeep = (*self._upkeep, do)
+
     def release(self, view: View) -> None:
         """Let go of a view; without watchers or other holders it is dropped."""
         with self._lock:
@@ -231,6 +240,7 @@ class CoordinatorThread:
             self._look_at_record()
             if self.superseded is not None:
                 return False
+            self._keep_up()
             if last or self._clock.monotonic_s() >= self._next_beat_s:
                 self._beat()
             self._is_quiet = not self._may_sync()
@@ -244,6 +254,13 @@ class CoordinatorThread:
         except BaseException:  # noqa: BLE001 - a bug of ours must not leave a session without its heartbeat
             self._report("bug", traceback.format_exc(limit=-4))
         return False
+
+    def _keep_up(self) -> None:
+        for do in self._upkeep:
+            try:
+                do()
+            except (StorageError, OSError) as error:
+                self._report_io(error)
 
     def _wait(self, seen: int | None, watched: str, moved: bool) -> None:
         """Wait for the next turn: for a ring if anybody watches, else for the tick."""

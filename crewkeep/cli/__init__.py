@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("checkpoints", "Save a session's state now"),
     "checkpoints": ("checkpoints", "List a session's checkpoints"),
     "restore": ("checkpoints", "Bring a session back from a checkpoint"),
+    "history": ("history", "Past conversations of all agents: list, search, show, export"),
+    "resume": ("resume", "Go on with a past conversation: pick one, or name it"),
     "recover": ("recover", "Bring back what crashed: prints the plan, --yes acts"),
     "context": ("context", "Read and write the context that sessions share"),
     "claim": ("claims", "Claim a path or a name, so that other sessions keep off it"),
@@ -57,7 +59,7 @@ def _run(arguments: list[str]) -> int:
 
     check_platform()
     first = next(iter(arguments), "")
-    if first == "ps" and _list_quickly(arguments[1:]):
+    if first in ("ps", "history") and _list_quickly(first, arguments[1:]):
         return 0
     from crewkeep.cli.app import build_app
 
@@ -72,9 +74,19 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _list_quickly(arguments: list[str]) -> bool:
-    """Do the plain forms of ``ps`` without Typer, which alone would take most of the time; tell whether it was one."""
-    if "_CREWKEEP_COMPLETE" in os.environ or not set(arguments) <= {"-a", "--all", "-q", "--quiet", "--watch", "--json"}:
+def _list_quickly(command: str, arguments: list[str]) -> bool:
+    """Do the plain forms of ``ps`` and ``history`` without Typer, which alone would take most of the time; tell whether it
+    was one of them."""
+    if "_CREWKEEP_COMPLETE" in os.environ:
+        return False
+    if command == "history":
+        from crewkeep.cli import conversations
+
+        if (flags := conversations.read_flags(arguments)) is None:
+            return False
+        conversations.list_pasts(*flags)
+        return True
+    if not set(arguments) <= {"-a", "--all", "-q", "--quiet", "--watch", "--json"}:
         return False
     from crewkeep.cli import listing
 

@@ -63,6 +63,7 @@ class Eyes:
         self._typed_s: float | None = None
         self._checkpoints_stamp: int | None = None
         self._seen_number = -1
+        self._recorded_bytes = self._measure_recording()
 
     def follow(self, record: SessionRecord) -> None:
         """The agent runs, and its record says since when."""
@@ -143,6 +144,7 @@ class Eyes:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
         self._look_at_conversation(agent)
         self.look_at_checkpoints()
+        self._look_at_recording()
         if self.conversation is None:
             self._progress.needs_user = self._is_asked
             self._progress.at_prompt = self._waits_at_terminal(agent) if self._is_turn_over is None else self._is_turn_over
@@ -167,6 +169,20 @@ class Eyes:
                     break
         except (CrewkeepError, OSError):
             return  # looked at again when it changes
+
+    def _look_at_recording(self) -> None:
+        """Note it as work brought further if a program of the session recorded something."""
+        size = self._measure_recording()
+        if size > self._recorded_bytes:
+            self._progress.note(fruitful=True)
+        self._recorded_bytes = size
+
+    def _measure_recording(self) -> int:
+        try:
+            with os.scandir(self._paths.recording) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except OSError:
+            return 0  # none yet; or one was just dropped: looked at again
 
     def _look_at_conversation(self, agent: AgentProcess) -> None:
         if self._adapter.name == GENERIC:
