@@ -48,6 +48,7 @@ from crewkeep.program import (
 from crewkeep.recorder import Recording
 
 if TYPE_CHECKING:
+    from crewkeep.crew import Crew
     from crewkeep.patrol_client import PatrolLink
 
 OnSuperseded = Callable[[Superseded], object]
@@ -281,6 +282,13 @@ class Session(Recording):
         return self._thread
 
     # Working
+
+    @property
+    def crew(self) -> Crew:
+        """The other sessions: ``crew.claim("src/")``, ``crew.tell("api", "done")``, ``crew.inbox()``."""
+        from crewkeep.crew import Crew
+
+        return Crew(self.home, self._registry, self._record)
 
     def watch(self, prefix: str, call: Watcher, from_revision: Mapping[int, int] | None = None) -> Watch:
         """Call ``call(change)`` on the coordinator thread for every change below ``prefix`` from now on, in order."""
