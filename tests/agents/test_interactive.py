@@ -25,7 +25,7 @@ from coordinator.sessions.registry import Registry
 from coordinator.system.processes import ProcessIdentity, observe, send_signal
 from crewkeep.terminal.render import Renderer
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]  # alone each takes 2 to 20 s; a busy machine needs more
 
 #: A program of this size takes its time to start, and more on a busy machine.
 SLOW_S = 40
