@@ -34,6 +34,8 @@ class Keeper:
     is_running: bool = True
     asking: bool = False
     line_mode: bool = False
+    #: Whether what was typed has not been read yet.
+    unread: bool = False
     later: Later = field(default_factory=Later)
 
     def call(self, act: Callable[[], Any]) -> Any:
@@ -75,6 +77,7 @@ def start(path: Path, limit_bytes: int, epoch: int) -> Keeper:
         is_running=lambda: keeper.is_running,
         is_asking=lambda: keeper.asking,
         is_line_mode=lambda: keeper.line_mode,
+        has_unread=lambda: keeper.unread,
     )
     keeper.server = TerminalServer(loop, paths.socket, output, handlers, hello={"session": "s", "name": "auth", "epoch": epoch})
     return keeper

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import struct
 import sys
 import termios
 import tty
@@ -28,6 +29,7 @@ __all__ = [
     "spawn_on_terminal",
     "set_window_size",
     "get_window_size",
+    "has_unread_input",
     "is_raw",
     "raw_mode",
     "become_subreaper",
@@ -36,6 +38,8 @@ __all__ = [
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
 #: Line editing erases whole UTF-8 characters (Linux and macOS give it different values; Python does not name it).
 _IUTF8 = 0x4000
+#: Linux: open the other end of the terminal whose master this is. Python does not name it.
+_TIOCGPTPEER = 0x5441
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +117,23 @@ def is_raw(fd: int) -> bool:
     except (termios.error, OSError, ValueError):
         return False
     return not flags & termios.ICANON
+
+
+def has_unread_input(master_fd: int) -> bool:
+    """Tell whether the program has not yet read all that was typed; ``False`` where the system does not tell (not Linux)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        peer = fcntl.ioctl(master_fd, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return False  # the program has closed its end for good
+    try:
+        waiting: int = struct.unpack("i", fcntl.ioctl(peer, termios.FIONREAD, b"\0" * 4))[0]
+        return waiting > 0
+    except OSError:
+        return False
+    finally:
+        os.close(peer)
 
 
 @contextmanager

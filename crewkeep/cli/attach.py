@@ -13,6 +13,9 @@ from crewkeep.cli import output
 from crewkeep.cli.house import open_house
 from crewkeep.cli.options import Json, Session
 
+#: Enter comes after a busy program has read the text; a keeper that is stopped is told apart from that after so long.
+_SEND_TIMEOUT_S = 6.0
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -49,7 +52,7 @@ def send_text(
     _require_terminal(record)
     if text == "-":
         text = sys.stdin.read().rstrip("\n")
-    answer = control.request(house.home.session(record.id), "send", text=text)
+    answer = control.request(house.home.session(record.id), "send", _SEND_TIMEOUT_S, text=text)
     if as_json:
         output.print_json({"id": record.id, "name": record.name, **answer})
 

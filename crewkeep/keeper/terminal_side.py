@@ -60,6 +60,9 @@ class TerminalSide:
             is_running=lambda: self._agent is not None,
             is_asking=lambda: progress.needs_user,
             is_line_mode=lambda: self._agent is not None and not terminal.is_raw(self._agent.master_fd),
+            has_unread=lambda: (
+                self._agent is not None and (bool(self._input) or terminal.has_unread_input(self._agent.master_fd))
+            ),
         )
         hello = {"session": record.id, "name": record.name, "epoch": record.epoch}
         self.server = TerminalServer(loop, paths.socket, output, handlers, hello=hello)

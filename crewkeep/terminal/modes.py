@@ -39,6 +39,7 @@ _KNOWN = frozenset(
 )
 _ORIGIN, _SYNCHRONIZED, _PASTE = 6, 2026, 2004
 _KITTY_DEPTH_LIMIT = 64
+_COLORS_SET, _COLORS_RESET = frozenset({b"10;", b"11;", b"12;"}), frozenset({b"110", b"111", b"112"})
 #: Window operations that report something.
 _REPORTS = frozenset({b"11", b"13", b"14", b"15", b"16", b"18", b"19", b"20", b"21"})
 
@@ -99,6 +100,8 @@ class Modes:
         self._other_keys = False
         self._cursor_style = False
         self._scroll_region = False
+        #: Colours of the terminal's own that were set: 10 text, 11 background, 12 cursor.
+        self._colors: set[bytes] = set()
 
     @property
     def is_full_screen(self) -> bool:
@@ -144,7 +147,10 @@ class Modes:
         parts += [b"\x1b7\x1b[r\x1b8"] if self._scroll_region else []  # it moves the cursor home
         parts += [b"\x1b[?%dl" % mode for mode in sorted(self._private & _ALTERNATE)]
         parts += [b"\x1b[0 q"] if self._cursor_style else []
-        return b"".join([*parts, b"\x1b(B\x0f\x1b[m"])
+        parts += [b"\x1b]1%s\x07" % color for color in sorted(self._colors)]
+        # What a program drew below its cursor would stand around what is written next; its own screen goes away whole.
+        erase = b"\x1b[J" if self._private and not self.is_full_screen else b""
+        return b"".join([*parts, b"\x1b(B\x0f\x1b[m", erase])
 
     def enter(self) -> bytes:
         """Return what a terminal must be told before it is shown the present screen."""
@@ -173,7 +179,12 @@ class Modes:
             else:
                 self._keypad = simple == b"="
         elif (command := match["command"]) is not None:
-            return Question.OTHER if command.endswith(b";?") or b";?;" in command else None
+            if command.endswith(b";?") or b";?;" in command:
+                return Question.OTHER
+            if command[:3] in _COLORS_SET:
+                self._colors.add(command[:2])
+            elif command in _COLORS_RESET:
+                self._colors.discard(command[1:])
         elif (device := match["device"]) is not None:
             return Question.OTHER if device[:2] in (b"+q", b"$q") else None
         return None

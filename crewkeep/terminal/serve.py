@@ -77,6 +77,8 @@ class Handlers:
     is_asking: Callable[[], bool] = lambda: False
     #: The agent reads whole lines (its terminal is not raw).
     is_line_mode: Callable[[], bool] = lambda: False
+    #: The agent has not read all that was typed yet.
+    has_unread: Callable[[], bool] = lambda: False
 
 
 class _Visitor:
@@ -122,6 +124,7 @@ class TerminalServer:
             handlers.is_running,
             handlers.is_asking,
             handlers.is_line_mode,
+            handlers.has_unread,
             name=str(hello.get("name")),
         )
         self._input_paused = False
@@ -147,7 +150,7 @@ class TerminalServer:
         self._hello["epoch"] = epoch
         for visitor in self._list_attached():
             if visitor.cutter is None:
-                self._queue(visitor, frames.encode_output(self._shown, restore))
+                self._queue(visitor, frames.encode_output(self._shown, restore if visitor.size else b""))
                 visitor.offset = self._shown
         if notice:
             self.notify(notice)
@@ -359,7 +362,7 @@ class TerminalServer:
         piece = cutter.feed(chunk.data)
         shown, visitor.offset = piece.without_queries(), piece.end
         if cutter.offset == self._begin:  # what an earlier incarnation switched on ends with it
-            shown += cutter.restore()
+            shown += cutter.restore() if visitor.size else b""
             cutter.forget()
             visitor.offset = cutter.offset
         if cutter.offset >= self._shown:

@@ -1,7 +1,8 @@
 """Texts typed into a program's terminal, each with its Enter, one after another.
 
 A program that draws its own input takes an Enter that comes together with a text as part of a paste; so Enter comes a
-moment later, and no other text in between. A permission prompt may have opened meanwhile: it is looked for before each.
+moment later, and no other text in between: a moment after the program has read the text, since a busy one would find both
+at once. A permission prompt may have opened meanwhile: it is looked for before each.
 
 Invariants:
   - nothing is typed while a permission prompt is known to be open, or while no agent runs
@@ -31,6 +32,8 @@ TEXT_LIMIT_BYTES = 1 << 20
 WAITING_LIMIT = 32
 #: Codex takes keys within 120 ms as parts of one paste.
 _ENTER_DELAY_S = 0.2
+#: A program that has not read the text after so long gets its Enter all the same. Arbitrary, below what `send` waits for.
+_READ_LIMIT_S = 3.0
 
 
 class Timers(Protocol):
@@ -49,11 +52,13 @@ class Typist:
         is_running: Callable[[], bool],
         is_asking: Callable[[], bool],
         is_line_mode: Callable[[], bool],
+        has_unread: Callable[[], bool],
         *,
         name: str,
     ) -> None:
         self._timers, self._press, self._name = timers, press, name
         self._is_running, self._is_asking, self._is_line_mode = is_running, is_asking, is_line_mode
+        self._has_unread = has_unread
         self._waiting: collections.deque[tuple[bytes, Later]] = collections.deque()
         #: Rises when another agent sits at the terminal, or nobody any more.
         self._turn = 0
@@ -88,14 +93,20 @@ class Typist:
                 continue
             self._press(keys)
             if not self._is_line_mode():
-                self._timers.call_later(_ENTER_DELAY_S, functools.partial(self._go_on, self._turn))
+                self._timers.call_later(_ENTER_DELAY_S, functools.partial(self._go_on, self._turn, 0.0, was_unread=False))
                 return
             self._press_enter()
 
-    def _go_on(self, turn: int) -> None:
-        if turn == self._turn:
-            self._press_enter()
-            self._type_next()
+    def _go_on(self, turn: int, waited_s: float, *, was_unread: bool) -> None:
+        if turn != self._turn:
+            return
+        is_unread = waited_s < _READ_LIMIT_S and self._has_unread()
+        if is_unread or was_unread:  # it read the text only now: the moment begins here
+            again = functools.partial(self._go_on, turn, waited_s + _ENTER_DELAY_S, was_unread=is_unread)
+            self._timers.call_later(_ENTER_DELAY_S, again)
+            return
+        self._press_enter()
+        self._type_next()
 
     def _press_enter(self) -> None:
         keys, later = self._waiting.popleft()

@@ -250,6 +250,28 @@ def test_a_window_follows_and_its_program_hears_of_it(spawned: list[Spawned]) ->
     terminal.set_window_size(master, 0, 1_000_000)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits at the other end of a terminal")
+def test_what_was_typed_and_not_read_yet_is_seen_from_the_master() -> None:
+    master, slave = os.openpty()
+    try:
+        with terminal.raw_mode(slave):
+            assert not terminal.has_unread_input(master)
+            os.write(master, b"text")
+            wait_until(lambda: terminal.has_unread_input(master), what="the text")
+            os.read(slave, 2)
+            assert terminal.has_unread_input(master)
+            os.read(slave, 2)
+            assert not terminal.has_unread_input(master)
+        os.close(slave)
+        slave = -1
+        assert not terminal.has_unread_input(master)
+        assert not terminal.has_unread_input(-1)
+    finally:
+        os.close(master)
+        if slave >= 0:
+            os.close(slave)
+
+
 def test_raw_mode_is_seen_from_the_master_and_undone_in_every_case() -> None:
     master, slave = os.openpty()
     try:

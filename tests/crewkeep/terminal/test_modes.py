@@ -30,6 +30,20 @@ def test_what_was_switched_on_is_undone_and_nothing_else() -> None:
     assert modes.restore() == b"\x1b(B\x0f\x1b[m"
 
 
+def test_colours_of_the_terminal_itself_are_put_back() -> None:
+    modes = feed(b"\x1b]12;#eeeeee\x07\x1b]10;?\x07\x1b]11;rgb:00/00/00\x1b\\", b"\x1b]111\x07")
+    assert b"\x1b]112\x07" in modes.restore()
+    assert b"\x1b]11" not in modes.restore().replace(b"\x1b]112\x07", b""), "one was put back by itself, one only asked for"
+    modes.feed(modes.restore())
+    assert modes.restore() == b"\x1b(B\x0f\x1b[m"
+
+
+def test_what_a_program_drew_below_the_cursor_on_the_main_screen_is_erased() -> None:
+    assert feed(b"a frame\x1b[?25l\x1b[2A").restore().endswith(b"\x1b[m\x1b[J"), "in no colour of the program's"
+    assert b"\x1b[J" not in feed(b"\x1b[?25l\x1b[?1049h").restore(), "its own screen goes away whole"
+    assert b"\x1b[J" not in feed(b"lines\r\n").restore()
+
+
 def test_the_present_screen_begins_at_the_last_clear_or_switch() -> None:
     modes = feed(b"0123456789\x1b[H\x1b[2Jdrawn")
     assert modes.screen_offset == 13

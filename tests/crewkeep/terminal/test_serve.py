@@ -18,6 +18,7 @@ from coordinator.paths import SessionPaths
 from coordinator.system import sockets
 from crewkeep import control
 from crewkeep.terminal.frames import Kind
+from crewkeep.terminal.typist import _ENTER_DELAY_S
 
 
 @pytest.fixture
@@ -179,6 +180,41 @@ def test_send_types_the_text_and_then_enter(keeper: Keeper) -> None:
     keeper.line_mode = True
     control.request(keeper.paths, "send", text="one\r\ntwo")
     assert keeper.typed[4:] == [b"one\rtwo", b"\r"]
+
+
+def test_enter_comes_only_after_the_program_has_read_the_text(keeper: Keeper) -> None:
+    """One that is busy would find both at once, and take the Enter for a line end of what was pasted."""
+    keeper.unread = True
+    later: list[Any] = []
+    keeper.call(lambda: keeper.server.type_text("one").when_given(later.append))
+    watched_s = time.monotonic()
+    wait_until(lambda: time.monotonic() - watched_s > 3 * _ENTER_DELAY_S or len(keeper.typed) > 1, what="a while")
+    assert keeper.typed == [b"one"]
+    keeper.unread, read_s = False, time.monotonic()
+    wait_until(lambda: later, what="the Enter")
+    assert time.monotonic() - read_s >= _ENTER_DELAY_S
+    assert keeper.typed == [b"one", b"\r"]
+
+
+def test_a_program_that_never_reads_gets_its_enter_all_the_same(keeper: Keeper) -> None:
+    keeper.unread = True
+    control.request(keeper.paths, "send", timeout_s=10, text="one")
+    assert keeper.typed == [b"one", b"\r"]
+
+
+def test_a_copy_without_a_terminal_is_told_nothing_that_a_terminal_needs(keeper: Keeper) -> None:
+    copy, terminal = Visitor(keeper, from_offset=0), Visitor(keeper, from_offset=0, rows=24, columns=80)
+    keeper.show(b"first\x1b[?25l")
+    for visitor in (copy, terminal):
+        visitor.wait_shown(b"first\x1b[?25l")
+    keeper.call(lambda: keeper.server.begin_incarnation(2))
+    keeper.show(b"second")
+    assert copy.wait_shown(b"second") == b"first\x1b[?25lsecond"
+    assert b"\x1b[?25h" in terminal.wait_shown(b"second")
+    late = Visitor(keeper, from_offset=0)
+    assert late.wait_shown(b"second") == b"first\x1b[?25lsecond"
+    for visitor in (copy, terminal, late):
+        visitor.close()
 
 
 def test_texts_of_several_senders_never_mix(keeper: Keeper) -> None:
