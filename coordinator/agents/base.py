@@ -136,6 +136,13 @@ class Agent(Protocol):
         """
         ...
 
+    def find_outcome(self, conversation: Conversation, call_id: str) -> bool | None:
+        """Tell whether a tool call that has ended just now succeeded; ``None`` if the transcript does not tell (yet).
+
+        Asked of programs whose hooks leave that out. Cheap: reads the transcript's end.
+        """
+        ...
+
     def holds_text(self, conversation: Conversation, text: str) -> bool | None:
         """Tell whether the transcript holds ``text`` (letters, digits, dashes) anywhere; ``None`` if it cannot be read."""
         ...

@@ -32,7 +32,7 @@ from typing import Any
 from coordinator.agents import codex_command as command_line
 from coordinator.agents import transcript
 from coordinator.agents.base import Activity, PastConversation
-from coordinator.agents.codex_rollout import read_history, read_meta, read_title, text_of
+from coordinator.agents.codex_rollout import find_outcome, read_history, read_meta, read_title, text_of
 from coordinator.agents.generic import Generic
 from coordinator.agents.limits import find_reset
 from coordinator.agents.terminal_title import TitleReader
@@ -168,6 +168,9 @@ class Codex(Generic):
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:
         return iter(()) if conversation.transcript is None else read_history(conversation.transcript)
+
+    def find_outcome(self, conversation: Conversation, call_id: str) -> bool | None:
+        return None if conversation.transcript is None else find_outcome(conversation.transcript, call_id)
 
     def list_conversations(self, environment: Mapping[str, str]) -> Iterator[PastConversation]:
         for path in _find_home(environment).glob("sessions/**/rollout-*.jsonl"):

@@ -22,6 +22,8 @@ _DURATION = re.compile(r"^Wall time: ([\d.]+) seconds$", re.MULTILINE)
 #: A title is looked for in so many of the first lines.
 _TITLE_LINES = 40
 _TITLE_LIMIT = 200
+#: So far from a rollout's end the call is looked for that has ended just now; its output stands in its event.
+_CALL_LOOK_BACK_BYTES = 1 << 18
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -60,6 +62,17 @@ def read_history(path: str) -> Iterator[Item]:
         elif kind.endswith("_call"):
             yield from calls.add(Command(name=_name_call(payload), text=_say_call(payload), at=at, id=id, raw=raw))
     yield from calls.finish()
+
+
+def find_outcome(path: str, call_id: str) -> bool | None:
+    """Tell whether a call that has ended just now succeeded: that stands in the rollout before the hook runs."""
+    found = None
+    for entry in transcript.Tail(path, from_end_bytes=_CALL_LOOK_BACK_BYTES).iter_new():
+        payload = entry.get("payload")
+        item = payload.get("item") if isinstance(payload, dict) and payload.get("type") == "item_completed" else None
+        if isinstance(item, dict) and item.get("id") == call_id:
+            found = {"completed": True, "failed": False, "declined": False}.get(str(item.get("status")))
+    return found
 
 
 def text_of(content: object) -> str:

@@ -51,6 +51,9 @@ class Generic:
     def read_history(self, conversation: Conversation) -> Iterator[Item]:
         return iter(())
 
+    def find_outcome(self, conversation: Conversation, call_id: str) -> bool | None:
+        return None
+
     def holds_text(self, conversation: Conversation, text: str) -> bool | None:
         return None if conversation.transcript is None else transcript.holds_text(conversation.transcript, text)
 

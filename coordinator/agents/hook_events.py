@@ -8,6 +8,7 @@ Not promised: that a file is written only by tools that say so. A command that a
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -49,15 +50,22 @@ _KINDS = {
 }
 #: Notifications that ask for nothing but the next message.
 _IDLE_NOTIFICATIONS = frozenset({"idle_prompt", "auth_success"})
-#: Which events take a text for the model, in each dialect.
+#: Which events take a text for the model, in each dialect. What Gemini is told at its start it puts before its first prompt,
+#: which then counts as a note of its own that no conversation is resumed for; or it does not write it down at all.
 _TAKES_CONTEXT = {
-    "gemini": frozenset({HookKind.SESSION_START, HookKind.PROMPT, HookKind.TOOL_END}),
+    "gemini": frozenset({HookKind.PROMPT, HookKind.TOOL_END}),
     "opencode": frozenset({HookKind.PROMPT, HookKind.TOOL_END}),
 }
 _ALL_CONTEXTS = frozenset({HookKind.SESSION_START, HookKind.PROMPT, HookKind.TOOL_START, HookKind.TOOL_END})
 #: Names of the tools that write files, and the arguments that name these.
 _WRITES = re.compile(r"edit|write|patch|replace|create|notebook|delete|rename|move", re.IGNORECASE)
 _PATH_ARGUMENTS = ("file_path", "filePath", "notebook_path", "absolute_path", "path", "target_file")
+#: What hooks at its start made Gemini put before a prompt.
+_HOOK_CONTEXT = re.compile(r"\A(?:<hook_context>.*?</hook_context>\s*)+", re.DOTALL)
+#: What Gemini's shell tool tells the model behind a command's output, a line each; and which of these say that it failed.
+_GEMINI_ENDS = ("Error: ", "Exit Code: ", "Signal: ", "Background PIDs: ", "Process Group PGID: ")
+_GEMINI_FAILS = _GEMINI_ENDS[:3]
+_GEMINI_CUT = ("Command was cancelled", "Command was automatically cancelled")
 _PATCH_BEGINS = "*** Begin Patch"
 _PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+?)\s*$", re.MULTILINE)
 
@@ -88,11 +96,15 @@ class HookEvent:
     text: str | None = None
     #: Why a session starts or ends, what is asked of the user.
     reason: str | None = None
+    #: Whether a helper of the agent's did it, in a conversation of its own.
+    is_helper: bool = False
+    #: Whether who tells the event can bring the model an answer to it; only our own plug-in says that it cannot.
+    is_answered: bool = True
 
     @property
     def takes_context(self) -> bool:
         """Whether the program brings a text that is answered to this event to the model."""
-        return self.kind in _TAKES_CONTEXT.get(self.agent, _ALL_CONTEXTS)
+        return self.is_answered and self.kind in _TAKES_CONTEXT.get(self.agent, _ALL_CONTEXTS)
 
     @property
     def call_key(self) -> str:
@@ -128,12 +140,13 @@ def parse_event(agent: str, payload: Payload) -> HookEvent:
         kind = HookKind.OTHER
     if payload.get("agent_id") and kind not in (HookKind.TOOL_START, HookKind.TOOL_END):
         kind = HookKind.OTHER  # a sub-agent's
-    arguments = payload.get("tool_input")
+    arguments, helper = payload.get("tool_input"), _text(payload.get("agent_id"))
+    conversation_id = _text(payload.get("session_id"))
     return HookEvent(
         agent=agent,
         kind=kind,
         name=name,
-        conversation_id=_text(payload.get("session_id")),
+        conversation_id=None if helper is not None and helper == conversation_id else conversation_id,
         transcript=_text(payload.get("transcript_path")),
         store=_text(payload.get("store_path")),
         cwd=_text(payload.get("cwd")),
@@ -142,8 +155,10 @@ def parse_event(agent: str, payload: Payload) -> HookEvent:
         arguments=arguments if isinstance(arguments, dict) else {"input": arguments} if arguments else {},
         ok=_read_outcome(name, payload) if kind is HookKind.TOOL_END else None,
         duration_s=_read_duration(payload),
-        text=_text(payload.get("prompt") if kind is HookKind.PROMPT else payload.get("last_assistant_message")),
+        text=_read_text(kind, payload),
         reason=_text(payload.get("source") or payload.get("reason") or payload.get("message")),
+        is_helper=helper is not None,
+        is_answered=payload.get("takes_context") is not False,
     )
 
 
@@ -159,6 +174,13 @@ def render_reply(event: HookEvent, reply: HookReply) -> str:
     return json.dumps({"hookSpecificOutput": told}) if len(told) > 1 else ""
 
 
+def _read_text(kind: HookKind, payload: Payload) -> str | None:
+    if kind is HookKind.PROMPT:
+        prompt = _text(payload.get("prompt"))
+        return None if prompt is None else _HOOK_CONTEXT.sub("", prompt)
+    return _text(payload.get("last_assistant_message") or payload.get("prompt_response"))
+
+
 def _read_outcome(name: str, payload: Payload) -> bool | None:
     if name == "PostToolUseFailure" or payload.get("error"):
         return False
@@ -170,7 +192,15 @@ def _read_outcome(name: str, payload: Payload) -> bool | None:
     for code in ("exit_code", "exitCode"):
         if isinstance(response.get(code), int):
             return bool(response[code] == 0)
-    return True
+    return not (payload.get("tool_name") == "run_shell_command" and _has_failed_in_gemini(response.get("llmContent")))
+
+
+def _has_failed_in_gemini(told: object) -> bool:
+    if not isinstance(told, str):
+        return False
+    lines = told.removeprefix("<untrusted_context>").removesuffix("</untrusted_context>").strip().splitlines()
+    ends = itertools.takewhile(lambda line: line.startswith(_GEMINI_ENDS), reversed(lines))
+    return bool(lines) and (lines[0].startswith(_GEMINI_CUT) or any(line.startswith(_GEMINI_FAILS) for line in ends))
 
 
 def _read_duration(payload: Payload) -> float | None:

@@ -43,9 +43,14 @@ def install(agents: Agents = None, yes: Yes = False, as_json: Json = False) -> N
 
     Without --agent: for every agent program that is found on this machine.
     """
+    from crewkeep.setup.hooks import find_warning
+
     rows = agent_setup.change(_make_part(), agents, yes=yes, install=True, as_json=as_json)
     if any(row["agent"] == "codex" and row["done"] for row in rows):
         _trust_codex(rows)
+    for row in rows:
+        if row["done"] and (warning := find_warning(row["agent"], os.environ)):
+            output.note(f"{row['agent']}: {warning}")
     agent_setup.tell(rows, as_json=as_json)
 
 

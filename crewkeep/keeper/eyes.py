@@ -104,6 +104,15 @@ class Eyes:
                 )
             )
 
+    def find_outcome(self, event: HookEvent) -> bool | None:
+        """Tell whether the tool call that ``event`` ends succeeded, as far as the transcript tells."""
+        if event.agent != self._adapter.name or event.call_id is None or event.conversation_id is None:
+            return None
+        talk = Conversation(
+            agent=event.agent, id=event.conversation_id, transcript=event.transcript, found_at=self._clock.wall_s()
+        )
+        return self._adapter.find_outcome(talk, event.call_id)
+
     def note_typed(self) -> None:
         """Somebody pressed keys: what the user was asked is being answered."""
         self._is_asked = False

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -77,7 +78,7 @@ class HookDesk:
                 deny, warning = self._judge_edit(event)
             elif event.kind is HookKind.TOOL_END and event.find_edited_paths() and not self._warns_before(event):
                 _, warning = self._judge_edit(event)
-            if event.takes_context and deny is None:
+            if event.takes_context and not event.is_helper and deny is None:
                 letters = self._take_letters()
             if event.kind is HookKind.TURN_END:
                 self._note_read()
@@ -121,6 +122,8 @@ class HookDesk:
 
     def _note(self, event: HookEvent, parent: object) -> None:
         """Count the event as progress, let the eyes see it, and write it down."""
+        if event.kind is HookKind.TOOL_END and event.ok is None:
+            event = dataclasses.replace(event, ok=self._eyes.find_outcome(event))
         if event.kind is not HookKind.OTHER:
             self._progress.note(fruitful=event.kind is HookKind.TOOL_END and event.ok is not False)
         self._eyes.note_hook(event, parent if isinstance(parent, int) else None)

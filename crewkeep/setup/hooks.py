@@ -134,6 +134,16 @@ def read_status(agent: str, environment: Mapping[str, str]) -> HookStatus:
     return HookStatus(agent=agent, installed=found, path=path)
 
 
+def find_warning(agent: str, environment: Mapping[str, str]) -> str | None:
+    """Return what its user should know of an agent whose hooks were just installed."""
+    if agent == "opencode" and not (find_opencode_config(environment) / "node_modules").is_dir():
+        return (
+            "its next start first fetches its own library for plug-ins from npm; where npm cannot be reached, each start waits"
+            " more than a minute for that"
+        )
+    return None
+
+
 def make_command(agent: str) -> str:
     """Return the shell command that stands in an agent's configuration."""
     program = shlex.quote(find_program())

@@ -69,7 +69,11 @@ def make_opencode_home(url: str, tmp_path: Path, command: str) -> OpenCodeHome:
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
         },
     )
-    (home / ".config" / "opencode" / "opencode.json").write_text("{}")
+    config = home / ".config" / "opencode"
+    (config / "opencode.json").write_text("{}")
+    # OpenCode fetches the types for plug-ins from npm at its first start, and waits for that if there is a plug-in.
+    (config / "node_modules").mkdir()
+    (config / "package-lock.json").write_text('{"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}')
     made.configure(
         autoupdate=False,
         share="disabled",

@@ -1,4 +1,4 @@
-"""Hooks in a real agent: what it does is written down, edits of others' claims are refused, letters reach the model once."""
+"""Hooks in real agents: what they do is written down, edits of others' claims are refused, letters reach the model once."""
 
 from __future__ import annotations
 
@@ -10,47 +10,53 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import CodexHome
-from model_server import Ask, ModelServer, Shell
+from codex_home import CodexHome
+from crew_programs import NAMES, SLOW_S, Program, make_program
+from model_server import Answer, Ask, Call, ModelServer, Shell
 from support import cli, cli_json, wait_until
 
+from coordinator.agents import get_agent
 from coordinator.paths import Home
-from coordinator.sessions.conversation import read_conversation
+from coordinator.sessions.conversation import Conversation, read_conversation
 from coordinator.sessions.journal import Journal
 from coordinator.sessions.model import SessionRecord
 from coordinator.sessions.registry import Registry
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 Make = Callable[[str], CodexHome]
-
-PATCH = "apply_patch <<'EOF'\n*** Begin Patch\n*** Add File: plan.md\n+mine\n*** End Patch\nEOF\n"
+with_each = pytest.mark.parametrize("agent", NAMES)
 
 
 class Crew:
-    """A Codex session named coder with hooks installed, beside a session named other that runs nothing of interest."""
+    """A session named coder of an agent with hooks installed, beside a session named other that runs nothing of interest."""
 
-    def __init__(self, home: Home, codex: CodexHome) -> None:
-        self.home, self.codex = home, codex
-        self.run("hooks", "install", "--agent", "codex", "--yes")
+    def __init__(self, home: Home, program: Program) -> None:
+        self.home, self.program = home, program
+        program.install("hooks", home)
         self.run("run", "-d", "--name", "other", "-w", "shop", "--", "sleep", "300")
 
     def run(self, *words: str, **environment: str) -> str:
-        done = cli(*words, home=self.home, env={**self.codex.environment, **environment}, cwd=self.codex.work)
+        done = cli(*words, home=self.home, env={**self.program.environment, **environment}, cwd=self.program.work)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def start(self, prompt: str, **environment: str) -> None:
-        words = ("codex", "exec", "-s", "danger-full-access", "--skip-git-repo-check", prompt)
-        self.run("run", "-d", "--name", "coder", "-w", "shop", "--", *words, **environment)
+        self.run("run", "-d", "--name", "coder", "-w", "shop", "--", *self.program.words, prompt, **environment)
 
     @property
     def coder(self) -> SessionRecord:
         return Registry(self.home).find("coder")
 
+    @property
+    def conversation(self) -> Conversation:
+        found = read_conversation(self.home.session(self.coder.id))
+        assert found is not None
+        return found
+
     def wait_done(self) -> None:
-        self.run("wait", "coder", "--timeout", "30s")
-        assert self.coder.outcome == "done"
+        cli("wait", "coder", "--timeout", "35s", home=self.home)
+        assert self.coder.outcome == "done", cli("logs", "coder", home=self.home).stdout[-2000:]
 
     def events(self) -> list[dict[str, Any]]:
         content = Journal(self.home.session(self.coder.id)).read()
@@ -60,89 +66,124 @@ class Crew:
         return list(cli_json("inbox", "coder", "--all", "--json", home=self.home))
 
 
-def test_what_the_agent_does_is_written_into_the_journal(home: Home, make_codex_home: Make) -> None:
-    with ModelServer(lambda ask: "all done" if ask.after_tool else Shell("sleep 0.2; echo hi")) as model:
-        crew = Crew(home, make_codex_home(model.url))
+@with_each
+def test_what_the_agent_does_is_written_into_the_journal(agent: str, home: Home, tmp_path: Path) -> None:
+    answers = [Shell("sleep 0.2; echo hi"), Shell("echo no; exit 3"), "all done"]
+    with ModelServer(lambda ask: answers[len(ask.tool_outputs)]) as model:
+        crew = Crew(home, make_program(agent, model, tmp_path))
         crew.start("say hi")
         crew.wait_done()
     events = crew.events()
     assert [event["event"] for event in events] == [
-        "session-start", "prompt", "tool-start", "tool-end", "turn-end", "session-end"
+        "session-start", "prompt", "tool-start", "tool-end", "tool-start", "tool-end", "turn-end", "session-end"
     ]  # fmt: skip
-    assert events[1]["text"] == "say hi"
+    assert events[1]["text"].strip('"') == "say hi"  # OpenCode quotes words of its command line
     assert events[2]["command"] == "sleep 0.2; echo hi"
     assert events[3]["duration_s"] >= 0.2
-    assert events[4]["text"] == "all done"
-    conversation = read_conversation(home.session(crew.coder.id))
-    assert conversation is not None
-    assert conversation.transcript == str(crew.codex.rollouts[-1])
+    assert (events[3]["ok"], events[5]["ok"]) == (True, False)
+    assert events[6]["text"] == "all done"
 
 
-def test_an_edit_of_what_another_has_claimed_is_refused_and_the_agent_told_by_whom(home: Home, make_codex_home: Make) -> None:
-    with ModelServer(lambda ask: "I leave it" if ask.after_tool else Shell(PATCH)) as model:
-        crew = Crew(home, make_codex_home(model.url))
+@with_each
+def test_an_edit_of_what_another_has_claimed_is_refused_and_the_agent_told_by_whom(
+    agent: str, home: Home, tmp_path: Path
+) -> None:
+    with ModelServer(lambda ask: "I leave it" if ask.after_tool else program.write(program.work / "plan.md", "mine")) as model:
+        program = make_program(agent, model, tmp_path)
+        crew = Crew(home, program)
         crew.run("claim", "plan.md", "-s", "other")
         crew.start("write the plan", CREWKEEP_CLAIM_MODE="enforce")
         crew.wait_done()
         refused = model.working_asks()[-1].tool_outputs[-1]
     assert "claimed by session other" in refused
     assert "until" in refused
-    assert not (crew.codex.work / "plan.md").exists()
+    assert not (program.work / "plan.md").exists()
 
 
-def test_with_advice_the_edit_is_made_and_the_model_warned(home: Home, make_codex_home: Make) -> None:
-    with ModelServer(lambda ask: "written" if ask.after_tool else Shell(PATCH)) as model:
-        crew = Crew(home, make_codex_home(model.url))
-        crew.run("claim", "plan.md", "-s", "other")
-        crew.start("write the plan")
-        crew.wait_done()
-        assert "claimed by session other" in model.working_asks()[-1].text
-    assert (crew.codex.work / "plan.md").read_text() == "mine\n"
-
-
-def test_a_letter_is_in_the_next_request_once_and_then_read(home: Home, make_codex_home: Make) -> None:
+@with_each
+def test_with_advice_the_edit_is_made_and_the_model_warned_and_a_letter_is_in_the_next_request_once_and_then_read(
+    agent: str, home: Home, tmp_path: Path
+) -> None:
     told: list[str] = []
 
-    def answer(ask: Ask) -> str | Shell:
-        if len(ask.tool_outputs) == 3:
-            return "thank you"
-        if len(ask.tool_outputs) == 1 and not told:
+    def answer(ask: Ask) -> Answer:
+        if not told:
             told.append(crew.run("tell", "coder", "the schema is v2 ✓"))
-        return Shell("echo working")
+        return [program.write(program.work / "plan.md", "mine"), Shell("echo working"), "thank you"][len(ask.tool_outputs)]
 
     with ModelServer(answer) as model:
-        crew = Crew(home, make_codex_home(model.url))
-        crew.start("work on")
+        program = make_program(agent, model, tmp_path)
+        crew = Crew(home, program)
+        crew.run("claim", "plan.md", "-s", "other")
+        crew.run("tell", "other", "not for the coder")
+        crew.start("write the plan")
         crew.wait_done()
         asks = model.working_asks()
-    assert "the schema is v2 ✓" not in asks[1].text
-    assert [ask.text.count("the schema is v2 ✓") for ask in asks[2:]] == [1, 1]
-    assert "from user, another session" in asks[2].text
-    assert [letter["state"] for letter in crew.letters()] == ["read"]
+    assert (program.work / "plan.md").read_text() == "mine\n"
+    assert [ask.text.count("claimed by session other") for ask in asks] == [0, 1, 1]
+    assert [ask.text.count("the schema is v2 ✓") for ask in asks] == [0, 1, 1]
+    assert "from user, another session" in asks[1].text
+    assert "not for the coder" not in asks[-1].text
+    (letter,) = crew.letters()
+    assert letter["state"] == "read"
+    assert get_agent(agent).holds_text(crew.conversation, letter["id"]), "the transcript proves that it arrived"
 
 
+@with_each
 def test_a_letter_that_was_given_to_a_killed_agent_is_not_given_again_and_one_that_was_not_is(
-    home: Home, make_codex_home: Make
+    agent: str, home: Home, tmp_path: Path
 ) -> None:
     """Killed after the model saw one letter, and before any hook could bring the other."""
 
-    def answer(ask: Ask) -> str | Shell:
-        if "again" in ask.text:
+    told: list[str] = []
+
+    def answer(ask: Ask) -> Answer:
+        if "letter two" in ask.text:
             return "good"
-        if ask.last_user.startswith("You were interrupted"):
-            return Shell("echo again")
-        return Shell("touch begun; sleep 300")
+        if ask.after_tool:
+            return Shell("touch begun; sleep 300")
+        if not told:
+            told.append(crew.run("tell", "coder", "letter one"))
+        return Shell("echo before")
 
     with ModelServer(answer) as model:
-        crew = Crew(home, make_codex_home(model.url))
+        crew = Crew(home, make_program(agent, model, tmp_path))
         crew.start("wait first", CREWKEEP_START_DELAY_S="0.01")
-        wait_until((crew.codex.work / "begun").exists, what="the tool call")
-        crew.run("tell", "coder", "letter one")
+        wait_until((crew.program.work / "begun").exists, timeout_s=SLOW_S, what="the tool call")
+        crew.run("tell", "coder", "letter two")
         psutil.Process(crew.coder.agent.pid).send_signal(signal.SIGKILL)  # type: ignore[union-attr]
         crew.wait_done()
         last = model.working_asks()[-1]
-    assert last.text.count("letter one") == 1
-    assert [letter["state"] for letter in crew.letters()] == ["read"]
+    assert last.text.count("letter two") == 1
+    assert "letter one" in last.text
+    assert "letter one" not in last.text.partition("You were interrupted")[2], "it is part of the past only"
+    assert [letter["state"] for letter in crew.letters()] == ["read", "read"]
+
+
+def test_what_a_helper_of_opencode_does_is_written_down_and_letters_wait_for_its_user(home: Home, tmp_path: Path) -> None:
+    def answer(ask: Ask) -> Answer:
+        if ask.last_user.startswith("LOOK"):
+            if not ask.after_tool:
+                crew.run("tell", "coder", "the schema is v2")
+            return "looked" if ask.after_tool else Shell("echo looking")
+        if ask.after_tool:
+            return "all done"
+        return Call("^task$", {"description": "look", "prompt": "LOOK around", "subagent_type": "general"})
+
+    with ModelServer(answer) as model:
+        crew = Crew(home, make_program("opencode", model, tmp_path))
+        crew.start("work on")
+        crew.wait_done()
+        asks = model.working_asks()
+    events = [(event["event"], event.get("tool")) for event in crew.events() if event["event"] != "other"]
+    assert events == [
+        ("session-start", None), ("prompt", None), ("tool-start", "task"), ("tool-start", "bash"), ("tool-end", "bash"),
+        ("tool-end", "task"), ("turn-end", None), ("session-end", None),
+    ]  # fmt: skip
+    helpers = [ask for ask in asks if ask.last_user.startswith("LOOK")]
+    assert not any("the schema is v2" in ask.text for ask in helpers)
+    assert asks[-1].text.count("the schema is v2") == 1
+    assert crew.conversation.id in cli("inspect", "coder", "--json", home=home).stdout
 
 
 def test_without_hooks_a_letter_is_typed_when_the_agent_waits_but_never_into_a_permission_prompt(
@@ -194,38 +235,18 @@ def press(home: Home, record: SessionRecord, keys: bytes) -> None:
             wait_until(lambda: connection.recv(1 << 16), what="the screen")
 
 
-def test_with_a_broken_home_the_agent_still_works(home: Home, make_codex_home: Make, tmp_path: Path) -> None:
-    import subprocess
-
-    with ModelServer(lambda ask: "fine" if ask.after_tool else Shell(PATCH)) as model:
-        codex = make_codex_home(model.url)
-        crew = Crew(home, codex)
-        broken = {"CREWKEEP_HOME": str(tmp_path / "nowhere"), "CREWKEEP_SESSION": "lost", "CREWKEEP_EPOCH": "1"}
-        done = subprocess.run(
-            ["codex", "exec", "-s", "danger-full-access", "--skip-git-repo-check", "write"],
-            env={**crew.codex.environment, **broken},
-            cwd=codex.work,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert (codex.work / "plan.md").exists()
-        (codex.work / "plan.md").unlink()
-        enforced = {**broken, "CREWKEEP_CLAIM_MODE": "enforce"}
-        subprocess.run(
-            ["codex", "exec", "-s", "danger-full-access", "--skip-git-repo-check", "write"],
-            env={**crew.codex.environment, **enforced},
-            cwd=codex.work,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-        assert not (codex.work / "plan.md").exists()
+@with_each
+def test_with_a_broken_home_the_agent_still_works(agent: str, home: Home, tmp_path: Path) -> None:
+    broken = {"CREWKEEP_HOME": str(tmp_path / "nowhere"), "CREWKEEP_SESSION": "lost", "CREWKEEP_EPOCH": "1"}
+    with ModelServer(lambda ask: "fine" if ask.after_tool else program.write(plan, "mine")) as model:
+        program = make_program(agent, model, tmp_path)
+        plan = program.work / "plan.md"
+        program.install("hooks", home)
+        program.run_alone("write", **broken)
+        assert plan.read_text() == "mine\n"
+        plan.unlink()
+        program.run_alone("write", **broken, CREWKEEP_CLAIM_MODE="enforce")
+        assert not plan.exists()
         assert "claims are enforced and cannot be asked for" in model.working_asks()[-1].tool_outputs[-1]
 
 
@@ -234,8 +255,14 @@ def test_hooks_that_are_installed_are_trusted_and_removed_without_a_trace(home: 
     path = codex.home / ".codex" / "hooks.json"
     theirs = '{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"echo mine"}]}]}}'
     path.write_text(theirs)
-    crew = Crew(home, codex)
-    rows = json.loads(crew.run("hooks", "status", "--agent", "codex", "--json"))
+
+    def run(*words: str) -> str:
+        done = cli("hooks", *words, "--agent", "codex", home=home, env=codex.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("install", "--yes")
+    rows = json.loads(run("status", "--json"))
     assert [(row["installed"], row["problem"]) for row in rows] == [("yes", None)]
-    crew.run("hooks", "remove", "--agent", "codex", "--yes")
+    run("remove", "--yes")
     assert path.read_text() == theirs

@@ -1,35 +1,66 @@
-"""The MCP server in real agents: each reads and writes the context of its own session."""
+"""The MCP server in real agents: each reads and writes the context of its own session, also two different ones at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from conftest import CodexHome
-from model_server import Answer, Ask, Call, ModelServer
+from crew_programs import NAMES, SLOW_S, make_program
+from model_server import Answer, Ask, Call, ModelServer, Shell
 from support import cli, cli_json
 
 from coordinator.paths import Home
 
-pytestmark = pytest.mark.agents
-
-Make = Callable[[str], CodexHome]
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 
-def count_up(ask: Ask) -> Answer:
-    """Add one to a counter three times, then say how it stands."""
-    if len(ask.tool_outputs) < 3:
-        return Call("context_update$", {"key": "counter", "rule": "sum", "value": 1})
-    return f"done: {ask.tool_outputs[-1][-200:]}"
+class Counting:
+    """A model that adds 1, 2, ... ``last`` to a counter, each together with whoever waits at the barrier, and is done then."""
+
+    def __init__(self, last: int, barrier: threading.Barrier | None = None) -> None:
+        self.number, self.last, self.barrier = 0, last, barrier
+
+    def __call__(self, ask: Ask) -> Answer:
+        if not any(name.endswith("context_update") for name in ask.tools):
+            return Shell("sleep 0.2")  # Codex asks before the server has started, and offers its tools in a later request
+        if self.number == self.last:
+            return "done"
+        if self.barrier is not None:
+            self.barrier.wait(SLOW_S)
+        self.number += 1  # the same call five times in a row is a loop to Gemini
+        return Call("context_update$", {"key": "counter", "rule": "sum", "value": self.number})
 
 
-def test_codex_updates_the_context_as_its_session(home: Home, make_codex_home: Make) -> None:
-    with ModelServer(count_up) as model:
-        codex = make_codex_home(model.url)
-        done = cli("mcp", "install", "--agent", "codex", "--yes", home=home, env=codex.environment)
-        assert done.returncode == 0, done.stderr
-        words = ("codex", "exec", "-s", "danger-full-access", "--skip-git-repo-check", "count")
-        done = cli("run", "--name", "coder", "-w", "shop", "--", *words, home=home, env=codex.environment, cwd=codex.work)
+@pytest.mark.parametrize("agent", NAMES)
+def test_an_agent_updates_the_context_as_its_session(agent: str, home: Home, tmp_path: Path) -> None:
+    with ModelServer(Counting(3)) as model:
+        program = make_program(agent, model, tmp_path)
+        program.install("mcp", home)
+        words = ("run", "--name", "coder", "-w", "shop", "--", *program.words, "count")
+        done = cli(*words, home=home, env=program.environment, cwd=program.work, timeout_s=90)
         assert done.returncode == 0, done.stdout + done.stderr
     found = cli_json("context", "get", "counter", "-w", "shop", "--json", home=home)
-    assert (found["value"], found["author"], found["version"]) == (3, "coder", 3)
+    assert (found["value"], found["author"], found["version"]) == (1 + 2 + 3, "coder", 3)
+
+
+@pytest.mark.parametrize("agents", [("codex", "gemini"), ("codex", "opencode")], ids="-".join)
+def test_two_different_agents_at_once_lose_no_update_of_one_key(agents: tuple[str, str], home: Home, tmp_path: Path) -> None:
+    """Both are told to write in the same moment, each time."""
+    last, barrier = 8, threading.Barrier(2)
+    with ExitStack() as stack:
+        for agent in agents:
+            model = stack.enter_context(ModelServer(Counting(last, barrier)))
+            program = make_program(agent, model, tmp_path / agent)
+            program.install("mcp", home)
+            words = ("run", "-d", "--name", agent, "-w", "shop", "--cwd", str(tmp_path), "--", *program.words, "count")
+            done = cli(*words, home=home, env=program.environment)
+            assert done.returncode == 0, done.stderr
+        for agent in agents:
+            assert cli("wait", agent, "--timeout", "80s", home=home, timeout_s=90).returncode == 0
+    found = cli_json("context", "get", "counter", "-w", "shop", "--json", home=home)
+    assert (found["value"], found["version"]) == (2 * sum(range(last + 1)), 2 * last)
+    history = cli_json("context", "history", "counter", "-w", "shop", "--json", home=home)
+    authors = [entry["author"] for entry in history]
+    assert {agent: authors.count(agent) for agent in agents} == dict.fromkeys(agents, last)

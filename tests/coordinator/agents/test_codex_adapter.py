@@ -305,6 +305,19 @@ def test_history_pairs_calls_with_their_outputs_in_the_order_in_which_they_were_
     assert items[4].id == "b"
 
 
+def test_the_outcome_of_a_call_is_told_as_soon_as_it_stands_in_the_rollout(tmp_path: Path) -> None:
+    def ended(id: str, status: str) -> dict[str, Any]:
+        return event("item_completed", item={"type": "CommandExecution", "id": id, "status": status})
+
+    path = rollout(tmp_path, meta(), ended("call_1", "completed"), ended("call_2", "failed"), ended("call_3", "else"))
+    codex, talk = get_agent("codex"), conversation(path)
+    assert [codex.find_outcome(talk, f"call_{number}") for number in range(1, 5)] == [True, False, None, None]
+    append(path, ended("call_4", "declined"))
+    assert codex.find_outcome(talk, "call_4") is False
+    assert codex.find_outcome(conversation(tmp_path / "none"), "call_1") is None
+    assert get_agent("generic").find_outcome(talk, "call_1") is None
+
+
 def test_every_conversation_is_listed_but_those_of_helpers_and_those_without_words(tmp_path: Path) -> None:
     home = tmp_path / ".codex"
     path = rollout(home, meta(), said("user", "<environment_context>x"), said("user", " fix\nthe bug "), said("user", "more"))

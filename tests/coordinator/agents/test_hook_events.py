@@ -74,6 +74,48 @@ def test_the_outcome_of_a_tool_is_told_only_where_it_is_known(more: dict[str, An
     assert parse_event("claude", {"hook_event_name": "PostToolUse", **more}).ok is ok
 
 
+@pytest.mark.parametrize(
+    ("told", "ok"),
+    [
+        ("<untrusted_context>\nOutput: hi\nProcess Group PGID: 7\n</untrusted_context>", True),
+        ("<untrusted_context>\nOutput: no\nExit Code: 3\nProcess Group PGID: 7\n</untrusted_context>", False),
+        ("Output: (empty)\nSignal: 9\nBackground PIDs: 8, 9\nProcess Group PGID: 7", False),
+        ("Output: Exit Code: 3\nand more\nProcess Group PGID: 7", True),
+        ("Command was cancelled by user before it could complete. There was no output before it was cancelled.", False),
+        ("", True),
+    ],
+)
+def test_the_outcome_of_geminis_shell_stands_behind_the_output(told: str, ok: bool) -> None:
+    payload = {"hook_event_name": "AfterTool", "tool_name": "run_shell_command", "tool_response": {"llmContent": told}}
+    assert parse_event("gemini", payload).ok is ok
+    assert parse_event("gemini", {**payload, "tool_name": "read_file"}).ok is True, "a file may say anything"
+
+
+def test_what_other_hooks_put_before_a_prompt_is_not_the_users() -> None:
+    prompt = "<hook_context>of one</hook_context>\n\n<hook_context>of\nanother</hook_context>\n\nsay <hook_context>hi"
+    assert parse_event("gemini", {"hook_event_name": "BeforeAgent", "prompt": prompt}).text == "say <hook_context>hi"
+
+
+def test_what_an_agent_said_last_is_found_in_every_dialect() -> None:
+    assert parse_event("codex", {"hook_event_name": "Stop", "last_assistant_message": "done"}).text == "done"
+    assert parse_event("gemini", {"hook_event_name": "AfterAgent", "prompt": "go", "prompt_response": "done"}).text == "done"
+
+
+def test_a_helpers_own_conversation_is_not_the_sessions() -> None:
+    payload = {"hook_event_name": "PostToolUse", "session_id": "ses_2", "agent_id": "ses_2"}
+    helper = parse_event("opencode", payload)
+    assert (helper.is_helper, helper.conversation_id, helper.takes_context) == (True, None, True)
+    same = parse_event("claude", {**payload, "session_id": "of the user"})
+    assert (same.is_helper, same.conversation_id) == (True, "of the user")
+
+
+def test_nothing_is_answered_where_the_model_would_not_hear_it() -> None:
+    deaf = parse_event("opencode", {"hook_event_name": "PostToolUseFailure", "error": "x", "takes_context": False})
+    assert (deaf.kind, deaf.ok, deaf.takes_context) == (HookKind.TOOL_END, False, False)
+    assert render_reply(deaf, HookReply(context="hear")) == ""
+    assert not parse_event("gemini", {"hook_event_name": "SessionStart"}).takes_context
+
+
 def test_replies_speak_the_programs_dialect() -> None:
     before = {"hook_event_name": "PreToolUse", "tool_name": "Edit"}
     told = json.loads(render_reply(parse_event("claude", before), HookReply(deny="no")))["hookSpecificOutput"]

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import CREWKEEP
+from support import CREWKEEP, cli
 
 from coordinator.errors import Conflict, InvalidInput
 from crewkeep.setup.edits import Edit, read_object, write_object
@@ -93,6 +93,17 @@ def test_a_plugin_of_others_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput):
         install("opencode", tmp_path)
     assert path.read_text() == "export const Mine = 1"
+
+
+def test_that_opencode_must_fetch_its_library_first_is_told_when_its_hooks_are_installed(tmp_path: Path) -> None:
+    words = ("hooks", "install", "--agent", "opencode", "--yes")
+    home = environment(tmp_path) | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    assert "fetches its own library" in cli(*words, home=tmp_path / "home", env=home).stderr
+    (tmp_path / "config" / "opencode" / "plugin" / "crewkeep.js").unlink()
+    (tmp_path / "config" / "opencode" / "node_modules").mkdir()
+    done = cli(*words, home=tmp_path / "home", env=home)
+    assert done.returncode == 0
+    assert "fetches" not in done.stderr
 
 
 def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
