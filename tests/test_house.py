@@ -311,3 +311,14 @@ def test_no_file_names_a_place_of_one_machine() -> None:
             continue
         found += [f"{name_of(path)}: {match[0]}" for match in places.finditer(text)]
     assert not found
+
+
+def test_the_table_of_agents_is_what_their_tests_show() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("capabilities", ROOT / "tests/agents/capabilities.py")
+    assert spec is not None and spec.loader is not None
+    capabilities = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(capabilities)
+    assert capabilities.find_unshown() == []
+    assert capabilities.read_page() == capabilities.make_table(), "python tests/agents/capabilities.py writes it anew"
