@@ -7,8 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,25 +16,12 @@ from crewkeep.cli import output
 
 if TYPE_CHECKING:
     from crewkeep.setup.edits import Edit
-    from crewkeep.setup.hooks import Installed
+    from crewkeep.setup.targets import Status
 
 EXIT_FAILED = 1
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it; else the changes are shown and, on a terminal, asked for.")]
 Rows = list[dict[str, Any]]
-
-
-class Status(Protocol):
-    """How one agent's configuration stands."""
-
-    @property
-    def agent(self) -> str: ...
-    @property
-    def installed(self) -> Installed: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def problem(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +31,6 @@ class Part:
     #: The word for it in questions: ``hooks``.
     what: str
     agents: Sequence[str]
-    check: Callable[[str], None]
     plan: Callable[[str, bool], Edit]
     read_status: Callable[[str], Status]
 
@@ -54,7 +39,6 @@ def change(part: Part, agents: list[str] | None, *, yes: bool, install: bool, as
     """Show the changes and, if that is wanted, make them; returns a row for each agent."""
     edits: dict[str, Edit] = {}
     for agent in agents or _find_present(part, install=install):
-        part.check(agent)
         edits[agent] = part.plan(agent, install)
     for edit in edits.values():
         if edit.changes and not as_json:
@@ -87,7 +71,6 @@ def list_status(part: Part, agents: list[str] | None) -> Rows:
     """Return a row for each agent: how its configuration stands."""
     rows = []
     for agent in agents or part.agents:
-        part.check(agent)
         found = part.read_status(agent)
         row = {"agent": agent, "installed": str(found.installed), "path": str(found.path), "problem": found.problem}
         rows.append(row)

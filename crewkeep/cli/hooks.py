@@ -80,7 +80,7 @@ def try_hooks(
     part = _make_part()
     rows = []
     for agent in agents or part.agents:
-        part.check(agent)
+        part.read_status(agent)  # refuses one that has none
         rows.append({"agent": agent, **run_hook(agent, count)})
     if as_json:
         output.print_json(rows)
@@ -108,7 +108,6 @@ def _make_part() -> Part:
     return Part(
         what="hooks",
         agents=hooks.find_hook_agents(),
-        check=hooks.check_agent,
         plan=lambda agent, install: hooks.plan_hooks(agent, os.environ, install=install),
         read_status=lambda agent: hooks.read_status(agent, os.environ),
     )

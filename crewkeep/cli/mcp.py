@@ -91,7 +91,6 @@ def _make_part() -> Part:
     return Part(
         what="MCP server",
         agents=mcp.find_mcp_agents(),
-        check=mcp.check_agent,
         plan=lambda agent, install: mcp.plan_mcp(agent, os.environ, install=install),
         read_status=lambda agent: mcp.read_status(agent, os.environ),
     )

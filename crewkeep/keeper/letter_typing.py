@@ -17,7 +17,8 @@ from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.model import LaunchSpec
 from crewkeep.keeper.hook_desk import HookDesk
 from crewkeep.process_log import say, say_error
-from crewkeep.setup.hooks import Installed, find_hook_agents, read_status
+from crewkeep.setup.hooks import find_hook_agents, read_status
+from crewkeep.setup.targets import Installed
 from crewkeep.terminal.serve import Later
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

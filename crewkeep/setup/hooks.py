@@ -6,43 +6,29 @@ in a configuration never hurts.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import CrewkeepError, InvalidInput, Missing
+from coordinator.errors import InvalidInput, Missing
 from crewkeep.setup.edits import Edit, read_object, read_optional, write_object
+from crewkeep.setup.targets import (
+    Status,
+    check_agent,
+    find_codex_home,
+    find_gemini_home,
+    find_home,
+    find_opencode_config,
+    judge,
+)
 
 #: By what an entry of ours is known.
 MARK = "crewkeep-hook"
 #: How long an agent waits for a hook, in seconds; ours gives up earlier by itself.
 _TIMEOUT_S = 10
-
-
-class Installed(StrEnum):
-    """How an agent's hooks stand."""
-
-    YES = "yes"
-    NO = "no"
-    #: There are some of ours, but not these.
-    OUTDATED = "outdated"
-    #: The configuration cannot be read.
-    UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HookStatus:
-    """What stands in one agent's configuration."""
-
-    agent: str
-    installed: Installed
-    path: Path
-    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,31 +93,20 @@ def find_hook_agents() -> list[str]:
     return list(_TARGETS)
 
 
-def check_agent(agent: str) -> None:
-    """Raise ``InvalidInput`` for an agent that has no hooks."""
-    if agent not in _TARGETS:
-        raise InvalidInput(f"the agent {agent!r} has no hooks", hint=f"one of: {', '.join(_TARGETS)}", agent=agent)
-
-
 def plan_hooks(agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
     """Return the change that installs (or removes) our hooks for an agent.
 
     Raises ``InvalidInput`` for a file that is not ours to change, ``Missing``, ``StorageError``.
     """
-    check_agent(agent)
+    check_agent(agent, _TARGETS, "hooks")
     return _TARGETS[agent].plan(agent, environment, install=install)
 
 
-def read_status(agent: str, environment: Mapping[str, str]) -> HookStatus:
-    """Return how an agent's hooks stand. Never raises for what it finds."""
+def read_status(agent: str, environment: Mapping[str, str]) -> Status:
+    """Return how an agent's hooks stand. Raises ``InvalidInput`` for one that has none, and nothing for what it finds."""
+    check_agent(agent, _TARGETS, "hooks")
     path = _TARGETS[agent].find_path(environment)
-    try:
-        installing = plan_hooks(agent, environment, install=True)
-        removing = plan_hooks(agent, environment, install=False)
-    except CrewkeepError as error:
-        return HookStatus(agent=agent, installed=Installed.UNREADABLE, path=path, problem=error.message)
-    found = Installed.YES if not installing.changes else Installed.OUTDATED if removing.changes else Installed.NO
-    return HookStatus(agent=agent, installed=found, path=path)
+    return judge(agent, path, lambda install: plan_hooks(agent, environment, install=install))
 
 
 def find_warning(agent: str, environment: Mapping[str, str]) -> str | None:
@@ -159,27 +134,6 @@ def find_program() -> str:
     if found is None:
         raise Missing(f"{MARK} is not installed beside {sys.executable}", hint="install crewkeep again: pipx reinstall crewkeep")
     return found
-
-
-def find_home(environment: Mapping[str, str]) -> Path:
-    """Return the user's home directory."""
-    return Path(environment.get("HOME") or os.path.expanduser("~"))
-
-
-def find_codex_home(environment: Mapping[str, str]) -> Path:
-    """Return the directory of Codex's configuration."""
-    return Path(environment.get("CODEX_HOME") or find_home(environment) / ".codex")
-
-
-def find_gemini_home(environment: Mapping[str, str]) -> Path:
-    """Return the directory of Gemini CLI's configuration."""
-    return Path(environment.get("GEMINI_CLI_HOME") or find_home(environment)) / ".gemini"
-
-
-def find_opencode_config(environment: Mapping[str, str]) -> Path:
-    """Return the directory of OpenCode's configuration."""
-    config = Path(environment.get("XDG_CONFIG_HOME") or find_home(environment) / ".config")
-    return Path(environment.get("OPENCODE_CONFIG_DIR") or config / "opencode")
 
 
 def _find_claude(environment: Mapping[str, str]) -> Path:

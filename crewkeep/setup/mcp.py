@@ -12,22 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import CrewkeepError, InvalidInput, Missing
+from coordinator.errors import InvalidInput, Missing
 from crewkeep.setup.edits import Edit, read_object, read_optional, write_object
-from crewkeep.setup.hooks import Installed, find_codex_home, find_gemini_home, find_home, find_opencode_config
+from crewkeep.setup.targets import (
+    Status,
+    check_agent,
+    find_codex_home,
+    find_gemini_home,
+    find_home,
+    find_opencode_config,
+    judge,
+)
 
 #: The entry's name in every agent's configuration.
 NAME = "crewkeep"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class McpStatus:
-    """What stands in one agent's configuration."""
-
-    agent: str
-    installed: Installed
-    path: Path
-    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,31 +102,20 @@ def find_mcp_agents() -> list[str]:
     return list(_TARGETS)
 
 
-def check_agent(agent: str) -> None:
-    """Raise ``InvalidInput`` for an agent that takes none."""
-    if agent not in _TARGETS:
-        raise InvalidInput(f"the agent {agent!r} takes no MCP servers", hint=f"one of: {', '.join(_TARGETS)}", agent=agent)
-
-
 def plan_mcp(agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
     """Return the change that enters (or removes) our server for an agent.
 
     Raises ``InvalidInput`` for a file that is not ours to change, ``Missing``, ``StorageError``.
     """
-    check_agent(agent)
+    check_agent(agent, _TARGETS, "MCP servers")
     return _TARGETS[agent].plan(environment, install=install)
 
 
-def read_status(agent: str, environment: Mapping[str, str]) -> McpStatus:
-    """Return how an agent's entry stands. Never raises for what it finds."""
+def read_status(agent: str, environment: Mapping[str, str]) -> Status:
+    """Return how an agent's entry stands. Raises ``InvalidInput`` for one that takes none, and nothing for what it finds."""
+    check_agent(agent, _TARGETS, "MCP servers")
     path = _TARGETS[agent].find_path(environment)
-    try:
-        installing = plan_mcp(agent, environment, install=True)
-        removing = plan_mcp(agent, environment, install=False)
-    except CrewkeepError as error:
-        return McpStatus(agent=agent, installed=Installed.UNREADABLE, path=path, problem=error.message)
-    found = Installed.YES if not installing.changes else Installed.OUTDATED if removing.changes else Installed.NO
-    return McpStatus(agent=agent, installed=found, path=path)
+    return judge(agent, path, lambda install: plan_mcp(agent, environment, install=install))
 
 
 def find_crewkeep() -> str:

@@ -12,7 +12,8 @@ from support import CREWKEEP, cli
 
 from coordinator.errors import Conflict, InvalidInput
 from crewkeep.setup.edits import Edit, read_object, write_object
-from crewkeep.setup.hooks import Installed, find_hook_agents, make_command, plan_hooks, read_status
+from crewkeep.setup.hooks import find_hook_agents, make_command, plan_hooks, read_status
+from crewkeep.setup.targets import Installed
 
 THEIRS = {"matcher": "Bash", "hooks": [{"type": "command", "command": "echo theirs"}]}
 SETTINGS = [name for name in find_hook_agents() if name != "opencode"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.errors import InvalidInput
-from crewkeep.setup.hooks import Installed
 from crewkeep.setup.mcp import find_mcp_agents, plan_mcp, read_status
+from crewkeep.setup.targets import Installed
 
 CODEX = """# mine
 model = "x"
