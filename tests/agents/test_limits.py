@@ -6,10 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from claude_home import find_claude, make_claude_home
 from conftest import CodexHome
+from crew_programs import make_program
 from model_server import Answer, Ask, Fault, ModelServer
 from support import cli, cli_json, wait_until
 
@@ -84,6 +87,46 @@ def test_a_limit_parks_the_session_until_its_end_and_then_it_goes_on(
             assert wait_state(home, "done")["epoch"] == 2
         else:
             assert cli("kill", "coder", home=home).returncode == 0
+
+
+def test_gemini_is_parked_until_its_daily_quota_is_there_again(home: Home, tmp_path: Path) -> None:
+    until = 0.0
+
+    def answer(ask: Ask) -> Answer:
+        nonlocal until
+        until = until or time.time() + 8
+        if (rest_s := until - time.time()) <= 0:
+            return "three"
+        quota = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": "RequestsPerDay"}]}
+        return Fault(429, f"You exceeded your current quota. Please retry in {rest_s:.1f}s.", more={"details": [quota]})
+
+    with ModelServer(answer) as model:
+        gemini = make_program("gemini", model, tmp_path)
+        words = ("run", "-d", "--name", "coder", "-w", "shop", "--", *gemini.words, "count to three")
+        assert cli(*words, home=home, env=gemini.environment, cwd=gemini.work).returncode == 0
+        assert "usage limit" in wait_state(home, "parked")["reason"]
+        assert wait_state(home, "done")["epoch"] == 2
+        assert model.working_asks()[-1].at >= until
+        assert "count to three" in model.working_asks()[-1].said_by("user")
+
+
+def test_claude_code_is_parked_until_the_end_that_it_tells(home: Home, tmp_path: Path) -> None:
+    until = int(time.time()) // 60 * 60 + 7200  # it is told to the minute
+    limited = True
+    headers = {"anthropic-ratelimit-unified-status": "rejected", "anthropic-ratelimit-unified-reset": str(until)}
+    headers["anthropic-ratelimit-unified-representative-claim"] = "five_hour"
+    with ModelServer(lambda ask: Fault(429, "too much", headers=headers) if limited else "three") as model:
+        claude = make_claude_home(model.root, tmp_path, find_claude())
+        environment = {**claude.environment, "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-nobody-asks"}
+        del environment["ANTHROPIC_API_KEY"]  # only users of a subscription have such limits
+        words = ("run", "-d", "--name", "coder", "-w", "shop", "--", claude.command, "-p", "count to three")
+        assert cli(*words, home=home, env=environment, cwd=claude.work).returncode == 0
+        wait_state(home, "parked")
+        assert Registry(home).find("coder").resumes_at == until
+        limited = False
+        assert cli("recover", "coder", "--yes", home=home, env=environment).returncode == 0
+        wait_state(home, "done")
+        assert "count to three" in model.working_asks()[-1].said_by("user")
 
 
 def test_a_parked_session_goes_on_also_if_its_keeper_was_killed_meanwhile(home: Home, make_codex_home: Make) -> None:
