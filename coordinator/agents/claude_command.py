@@ -203,7 +203,7 @@ def _read_option(words: Sequence[str], at: int) -> tuple[list[Option], int]:
     word = words[at]
     if not word.startswith("--") and len(word) > 2:  # -pc, -rID
         return list(_read_letters(word)), at + 1
-    name, equals, value = word.partition("=")
+    name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
     if equals:
         return [Option(name=name, value=value, words=(word,))], at + 1
     if name in _WITH_VALUES:

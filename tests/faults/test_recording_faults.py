@@ -172,7 +172,10 @@ def test_rotation_under_several_writers_loses_nothing_that_is_kept(writers: Writ
     size = sum(one.path.stat().st_size for one in list_segments(writers.paths.recording))
     assert size <= (1 << 18) + 3 * (1 << 15)
     marks = [entry for entry in iter_recording(writers.paths) if isinstance(entry, Mark)]
-    assert [mark.what for mark in marks] == [Note.DROPPED]
+    # A kill in the middle of a write leaves the beginning of a record that nobody was told of.
+    torn = [mark for mark in marks if mark.what is Note.DAMAGED and "truncated" in (mark.detail or "")]
+    assert len(torn) <= len(names)
+    assert [mark.what for mark in marks if mark not in torn] == [Note.DROPPED]
     for name in names:
         found = writers.numbers(name)
         if found:
