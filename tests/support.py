@@ -37,8 +37,14 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = "t
 
 
 def make_environment(home: Home | Path | str | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the caller's environment without any ``CREWKEEP_`` variable but the home, plus ``extra``."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CREWKEEP_")}
+    """Return the caller's environment without any ``CREWKEEP_`` variable but the home, plus ``extra``.
+
+    Nor with what says that nobody sits there (CI), which full-screen programs take for a reason not to start.
+    """
+    left_out = ("CREWKEEP_", "CI_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    for name in ("CI", "CONTINUOUS_INTEGRATION"):
+        environment.pop(name, None)
     environment.pop("COLUMNS", None)
     if home is not None:
         environment["CREWKEEP_HOME"] = str(home.path if isinstance(home, Home) else home)
