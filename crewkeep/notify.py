@@ -8,8 +8,6 @@ Not promised: that a message arrives. What could not be sent is in ``notify.log`
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -67,6 +65,9 @@ def _send_by(sender: object, url: str, title: str, body: str) -> Sent:
 
 
 def _send_to_desktop(title: str, body: str) -> Sent:
+    import shutil  # a keeper, which only asks for a message to be sent, need not hold these
+    import subprocess
+
     if sys.platform == "darwin":
         script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
         command = ["osascript", "-e", script, title, body]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -32,6 +31,8 @@ class Edit:
 
     def show(self) -> str:
         """Return the difference as people read it."""
+        import difflib  # wanted when a person looks; keepers only look whether there is one
+
         before, after = _lines(self.before), _lines(self.after)
         old = "/dev/null" if self.before is None else str(self.path)
         new = "/dev/null" if self.after is None else str(self.path)
