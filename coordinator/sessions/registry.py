@@ -426,11 +426,12 @@ class Registry:
         try:
             files.make_directory(aside.path)
             journal = Journal(aside, self._clock)
-            journal.append_locked("launch", launch.encode(), epoch=record.epoch)
-            journal.append_locked("record", record.encode(), epoch=record.epoch)
-            sealed.write_sealed(aside.launch, LAUNCH_KIND, LAUNCH_FORMAT, launch.encode())
-            sealed.write_sealed(aside.record, RECORD_KIND, RECORD_FORMAT, record.encode())
+            journal.append_locked("launch", launch.encode(), epoch=record.epoch, durable=False)
+            journal.append_locked("record", record.encode(), epoch=record.epoch, durable=False)
+            sealed.write_sealed(aside.launch, LAUNCH_KIND, LAUNCH_FORMAT, launch.encode(), durable=False)
+            sealed.write_sealed(aside.record, RECORD_KIND, RECORD_FORMAT, record.encode(), durable=False)
             os.close(locks.open_lock(aside.lock))
+            files.sync_tree(aside.path)  # all of it before its name
             try:
                 failpoints.hit("registry.create")
                 os.rename(aside.path, final.path)

@@ -59,6 +59,24 @@ def sync_directory(path: Path) -> None:
         raise StorageError.from_os(error, "make durable", path) from error
 
 
+def sync_tree(directory: Path) -> None:
+    """Make what was just written into a directory durable: each of its files, then their names. Raises ``StorageError``.
+
+    For a directory that nobody can see yet: until it appears, nothing of it needs to be durable on its own.
+    """
+    try:
+        for name in os.listdir(directory):
+            fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(fd).st_size:  # an empty one is all name
+                    sync_file(fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise StorageError.from_os(error, "write", directory) from error
+    sync_directory(directory)
+
+
 def sync_file(fd: int) -> None:
     """Make a file's bytes durable (on macOS through the drive's cache as well). Raises ``OSError``; never retry it."""
     failpoints.hit("files.fsync")

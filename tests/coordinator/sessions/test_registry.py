@@ -415,3 +415,12 @@ def test_undecodable_arguments_survive(home: Home, registry: Registry) -> None:
     record = registry.create(name=None, workspace="w", hosting=Hosting.KEEPER, launch=launch, restart=Restart.NEVER)
     assert registry.get_launch(record.id) == launch
     assert json.loads(home.session(record.id).record.read_bytes())["body"]["command"] == list(launch.argv)
+
+
+def test_a_new_session_is_durable_before_it_appears(home: Home) -> None:
+    passed: list[str] = []
+    with failpoints.observe(passed.append):
+        make_session(home, "planner")
+    before = passed[: passed.index("registry.create")]
+    last_write = max(index for index, name in enumerate(before) if name in ("files.write", "files.rename", "journal.append"))
+    assert before[last_write:].count("files.fsync") >= 3, "its journal, its launch and its record"
