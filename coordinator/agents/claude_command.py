@@ -201,8 +201,9 @@ def _say(prompt: str | None) -> tuple[str, ...]:
 def _read_option(words: Sequence[str], at: int) -> tuple[list[Option], int]:
     """Return the options that the word at ``at`` begins, and where the next one is."""
     word = words[at]
-    if not word.startswith("--") and len(word) > 2:  # -pc, -rID
-        return list(_read_letters(word)), at + 1
+    if not word.startswith("--") and len(word) > 2:
+        known = _are_letters(word)
+        return list(_read_letters(word)) if known else [Option(name=word, value=None, words=(word,))], at + 1
     name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
     if equals:
         return [Option(name=name, value=value, words=(word,))], at + 1
@@ -215,6 +216,16 @@ def _read_option(words: Sequence[str], at: int) -> tuple[list[Option], int]:
     if (name in _WITH_VALUE and at + 1 < len(words)) or (name in _WITH_OPTIONAL and follows):
         return [Option(name=name, value=words[at + 1], words=tuple(words[at : at + 2]))], at + 2
     return [Option(name=name, value=None, words=(word,))], at + 1
+
+
+def _are_letters(word: str) -> bool:
+    """Tell whether a word is short options written as one (-pc, -rID), rather than something of another kind (-0-)."""
+    for letter in word[1:]:
+        if f"-{letter}" in _WITH_VALUE | _WITH_OPTIONAL:
+            return True  # the rest is its value
+        if not letter.isalnum():
+            return False
+    return True
 
 
 def _read_letters(word: str) -> Iterator[Option]:

@@ -116,6 +116,7 @@ def test_no_flags_are_ever_resumed_above_the_last_mode(flags: list[str], had: st
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12)))
 @example(["-0="])
+@example(["-0-"])
 def test_any_words_are_taken_apart_and_keep_their_prompt_when_put_together(some: list[str]) -> None:
     command = line.parse(["claude", *some])
     if command.other is None:
