@@ -15,8 +15,11 @@ demo: .make/run          ## four sessions, two kill -9, nothing lost
 test: .make/dev .make/strace .make/bench   ## everything but real agent programs, in under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/agents $(ARGS)
 
+# These programs take seconds of processor to start and time out by themselves: what failed beside others is run once more, alone,
+# and must pass then. Both runs are shown.
 test-agents: .make/dev .make/agents   ## real agent programs against a model on loopback
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) tests/agents
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) tests/agents \
+	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS) tests/agents
 
 lint: .make/dev          ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -129,9 +129,8 @@ def sitting(request: pytest.FixtureRequest, home: Home, tmp_path: Path, make_cod
 
 def get_own_size(agent: ProcessIdentity) -> tuple[int, int]:
     """Return rows and columns of the terminal that a process sits at."""
-    name = psutil.Process(agent.pid).terminal()
-    assert name is not None
-    fd = os.open(name, os.O_RDONLY | os.O_NOCTTY)
+    # Not `psutil.Process.terminal`: it knows only the terminals that were there when it first looked.
+    fd = os.open(os.readlink(f"/proc/{agent.pid}/fd/0"), os.O_RDONLY | os.O_NOCTTY)
     try:
         rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8))
         return rows, columns
