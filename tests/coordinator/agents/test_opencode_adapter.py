@@ -80,9 +80,9 @@ def test_a_program_that_is_native_already_is_started_as_it_is(tmp_path: Path) ->
 
 
 def test_it_works_where_the_session_was_told_to_and_not_where_the_shell_was() -> None:
-    ready = get_agent("opencode").prepare(launch("opencode", "run", "x", cwd="/work/there", PWD="/work/here", PATH=""))
-    assert ready.environment["PWD"] == "/work/there"
-    assert "PWD" not in get_agent("opencode").prepare(launch("opencode", cwd="/work/there", PATH="")).environment
+    ready = get_agent("opencode").prepare(launch("opencode", "run", "x", cwd="/srv/there", PWD="/srv/here", PATH=""))
+    assert ready.environment["PWD"] == "/srv/there"
+    assert "PWD" not in get_agent("opencode").prepare(launch("opencode", cwd="/srv/there", PATH="")).environment
 
 
 def test_a_conversation_named_on_the_command_line_is_known_before_the_start(tmp_path: Path) -> None:
