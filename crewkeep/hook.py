@@ -19,6 +19,8 @@ _TIMEOUT_S = 1.0
 _REQUEST = ord("Q")
 #: Events above this (a tool's output in megabytes) are cut before they are handed on.
 _EVENT_LIMIT_BYTES = 1 << 20
+_TEXT_LIMIT = 10_000
+_PATCH = "*** Begin Patch"
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def _tell(event: bytes, agent: str, socket_path: str) -> None:
             _print(str(answer.get("print") or ""))
             if answer.get("letters"):
                 line.ask(_REQUEST, json.dumps({"verb": "hook-printed", "letters": answer["letters"]}).encode())
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the keeper or its answer
         from crewkeep.hook_fallback import answer_without_keeper
 
         _print(answer_without_keeper(agent, event, error))
@@ -72,7 +74,11 @@ def _print(text: str) -> None:
 def _cut(value: object) -> object:
     """Return the event with its long texts cut: nobody needs a whole file to know that it was read."""
     if isinstance(value, str):
-        return value if len(value) <= 10_000 else value[:10_000]
+        if len(value) <= _TEXT_LIMIT:
+            return value
+        if _PATCH in value:  # which files it writes is what claims are held against
+            return "\n".join(line for line in value.splitlines() if line.startswith("*** "))
+        return value[:_TEXT_LIMIT]
     if isinstance(value, dict):
         return {key: _cut(part) for key, part in value.items()}
     return [_cut(part) for part in value[:1000]] if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from coordinator.paths import Home
 from crewkeep.claim_desk import find_blocked
 
 
-def answer_without_keeper(agent: str, payload: bytes, problem: OSError) -> str:
+def answer_without_keeper(agent: str, payload: bytes, problem: Exception) -> str:
     """Return what is to be printed. ``problem`` is why the keeper could not be asked."""
     event = parse_event(agent, json.loads(payload))
     if event.kind is not HookKind.TOOL_START or not event.find_edited_paths():

@@ -43,6 +43,20 @@ def notify(home: Home, name: str, state: str, reason: str | None) -> None:
         say_error("telling the user", error, whole=False)
 
 
+class WaitingNotice:
+    """Tells the user once each time that a session comes to wait for a decision."""
+
+    def __init__(self, home: Home, name: str) -> None:
+        self._home, self._name = home, name
+        self._is_waiting = False
+
+    def note(self, is_waiting: bool) -> None:
+        """Say how it stands now."""
+        if is_waiting and not self._is_waiting:
+            notify(self._home, self._name, "waiting", "it needs a decision")
+        self._is_waiting = is_waiting
+
+
 def send(wanted: Notify, title: str, body: str) -> list[Sent]:
     """Send one message to every address; returns what came of each. Raises ``Missing`` if a package is needed for it."""
     others = [url for url in wanted.urls if url != DESKTOP]

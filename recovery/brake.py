@@ -100,6 +100,8 @@ def decide_restart(record: SessionRecord, ended: Ended, now_s: float, settings: 
     """Decide what follows the end of the incarnation ``record`` describes."""
     if _is_limited(record, ended, now_s):
         return Park(reason=f"usage limit: {_shorten(ended.failure or 'reached')}", until=ended.limited_until)
+    if ended.cause is EndCause.LIMITED and record.restart is not Restart.NEVER:
+        return StartAt(at=now_s)  # the limit ended while its agent was being ended
     if not _wants_restart(record.restart, ended):
         return _end(ended)
     if ended.fruitful or (ended.cause is EndCause.OWNER_DIED and ended.held):

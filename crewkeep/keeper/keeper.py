@@ -37,7 +37,7 @@ from crewkeep.keeper.patrol_side import PatrolSide
 from crewkeep.keeper.requests import Requests
 from crewkeep.keeper.terminal_side import TerminalSide
 from crewkeep.loop import Loop
-from crewkeep.notify import notify
+from crewkeep.notify import WaitingNotice, notify
 from crewkeep.pauses import GrowingPause
 from crewkeep.process_log import say, say_error
 from crewkeep.terminal.output import OutputLog
@@ -94,7 +94,9 @@ class Keeper:
         #: Before what the disk or a lock was in the way of is tried again.
         self._retry = GrowingPause()
         self._exit_code = 0
-        self._has_told_waiting = False
+        self._waiting = WaitingNotice(home, record.name)
+        #: While parked: when it goes on, wall-clock seconds.
+        self._resume_at: float | None = None
         self._register()
         self._requests = Requests(
             tell_status=self._tell_status,
@@ -206,7 +208,7 @@ class Keeper:
     def _find_tick_pause_s(self) -> float:
         """Rarer while the agent is quiet: a wake-up of a sleeping process costs more than what it looks at."""
         if self._now is None:
-            return _PAUSED_TICK_S if self._record.resumes_at is None else _PARKED_TICK_S
+            return _PAUSED_TICK_S if self._resume_at is None else _PARKED_TICK_S
         interval_s = self._settings.heartbeat_interval_s
         quiet = self._progress.count == self._ticked_count
         self._ticked_count = self._progress.count
@@ -230,7 +232,7 @@ class Keeper:
             now.eyes.look(now.agent)
             now.desk.settle_letters()
             now.typing.look()
-            self._tell_waiting()
+            self._waiting.note(self._progress.needs_user)
             limit = now.eyes.find_limit() if self._record.restart is not Restart.NEVER else None
             if limit is not None and self._features.read().recovery is Recovery.ON:
                 self._stop_for_limit(now, limit)
@@ -238,12 +240,6 @@ class Keeper:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
             say_error("looking at the agent's work", error)
-
-    def _tell_waiting(self) -> None:
-        """Tell the user once that the agent waits for a decision."""
-        if self._progress.needs_user and not self._has_told_waiting:
-            notify(self._home, self._record.name, "waiting", "it needs a decision")
-        self._has_told_waiting = self._progress.needs_user
 
     def _look_at_record(self) -> None:
         """See whether a newer incarnation came, or somebody stops the session while no agent runs. Costs one ``stat``."""
@@ -376,6 +372,7 @@ class Keeper:
         if self._record.phase is not Phase.PARKED:  # a stop came meanwhile
             self._leave(self._record, status)
             return
+        self._resume_at = decision.until
         self._checkpointer.take_last("parked", _LAST_CHECKPOINT_S)
         notify(self._home, self._record.name, "parked", self._record.reason)
         self._terminal.server.notify(decision.reason, until=decision.until)
@@ -383,8 +380,10 @@ class Keeper:
         self._set_next_tick(_PARKED_TICK_S)
 
     def _resume_if_due(self) -> None:
-        resumes_at = self._record.resumes_at
-        if self._now is None and resumes_at is not None and self._clock.wall_s() >= resumes_at:
+        """Go on once a limit is over. What is in the way then is tried again by itself, not at each tick."""
+        is_due = self._resume_at is not None and self._clock.wall_s() >= self._resume_at
+        if self._now is None and is_due and self._features.read().recovery is Recovery.ON:
+            self._resume_at = None
             self._recover("its usage limit is over")
 
     def _recover_later(self, pause_s: float, reason: str) -> None:

@@ -99,6 +99,48 @@ def test_a_huge_event_is_taken(home: Home) -> None:
     assert events(home, session) == ["tool-end"]
 
 
+def test_an_enforced_claim_holds_in_a_patch_of_megabytes(home: Home) -> None:
+    session, _ = start(home, "one"), start(home, "two")
+    assert cli("claim", "last.md", "-s", "two", home=home, cwd="/").returncode == 0
+    lines = "\n".join(f"+line {number}" for number in range(150_000))
+    patch = f"*** Begin Patch\n*** Add File: first.md\n{lines}\n*** Add File: last.md\n+x\n*** End Patch"
+    event = {"hook_event_name": "PreToolUse", "tool_name": "apply_patch", "tool_input": {"input": patch}, "cwd": "/"}
+    owner = Registry(home).get(session).owner
+    assert owner is not None
+    os.kill(owner.pid, signal.SIGSTOP)  # so that the hook judges by itself
+    told = run_hook(home, session, event, CREWKEEP_CLAIM_MODE="enforce").stdout
+    os.kill(owner.pid, signal.SIGCONT)
+    assert "claimed by session two" in told
+
+
+def test_an_enforced_claim_holds_if_the_keeper_answers_nonsense(home: Home) -> None:
+    import socket
+    import threading
+
+    session, _ = start(home, "one", "--restart", "never"), start(home, "two")
+    assert cli("claim", "plan.md", "-s", "two", home=home, cwd="/").returncode == 0
+    assert cli("kill", "one", home=home).returncode == 0
+    path = home.session(session).socket
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        directory = os.open(path.parent, os.O_PATH)
+        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+        os.close(directory)
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"A\0\0\0\x03}{]")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        told = run_hook(home, session, {**EDIT, "cwd": "/"}, CREWKEEP_CLAIM_MODE="enforce").stdout
+        thread.join(5)
+    assert "claimed by session two" in told
+
+
 @pytest.mark.parametrize("mode", ["advise", "enforce"])
 @pytest.mark.parametrize("trouble", ["stopped", "killed", "no home", "no session"])
 def test_a_keeper_that_does_not_answer_never_blocks_the_agent_but_for_an_enforced_claim(

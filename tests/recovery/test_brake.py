@@ -200,6 +200,11 @@ def test_a_limit_that_is_over_is_a_failure_like_others() -> None:
     )
 
 
+def test_an_agent_whose_limit_ended_while_it_was_being_ended_goes_on() -> None:
+    ended = Ended(cause=EndCause.LIMITED, failure="limit", limited_until=100.0)
+    assert decide_restart(build_record(), ended, 100.0, SETTINGS) == StartAt(at=100.0)
+
+
 @pytest.mark.parametrize("cause", [EndCause.STOPPED, EndCause.INTERRUPTED])
 def test_who_was_stopped_is_not_parked_for_a_limit(cause: EndCause) -> None:
     ended = dataclasses.replace(LIMITED, cause=cause)
