@@ -33,6 +33,16 @@ def start(home: Home, name: str, *options: str) -> str:
     return str(cli_json(*words, home=home)["id"])
 
 
+def wait_for_epoch(home: Home, session: str, epoch: int) -> None:
+    """Wait until the incarnation runs: both are of one record, since its phase and its epoch change on their own."""
+
+    def runs() -> bool:
+        record = Registry(home).get(session)
+        return (record.phase, record.epoch) == ("running", epoch)
+
+    wait_until(runs, what=f"epoch {epoch}")
+
+
 def events(home: Home, session: str) -> list[str]:
     return [entry.body["event"] for entry in Journal(home.session(session)).read().entries if entry.kind == "hook"]
 
@@ -67,7 +77,7 @@ def test_a_letter_whose_hook_died_before_it_printed_comes_again(home: Home, monk
     record = Registry(home).get(session)
     assert record.owner is not None
     os.kill(record.owner.pid, signal.SIGKILL)
-    wait_until(lambda: Registry(home).get(session).phase == "running" and Registry(home).get(session).epoch == 2, what="epoch 2")
+    wait_for_epoch(home, session, 2)
     again = run_hook(home, session, {"hook_event_name": "UserPromptSubmit"}, CREWKEEP_EPOCH="2")
     assert "hello" in again.stdout
 
@@ -78,7 +88,7 @@ def test_an_older_incarnations_tool_call_is_refused(home: Home) -> None:
     record = Registry(home).get(session)
     assert record.owner is not None
     os.kill(record.owner.pid, signal.SIGKILL)
-    wait_until(lambda: Registry(home).get(session).phase == "running" and Registry(home).get(session).epoch == 2, what="epoch 2")
+    wait_for_epoch(home, session, 2)
     told = json.loads(run_hook(home, session, {**EDIT, "tool_name": "Bash"}).stdout)["hookSpecificOutput"]
     assert told["permissionDecision"] == "deny"
 
