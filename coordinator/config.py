@@ -178,7 +178,8 @@ SECRET_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 def is_secret(name: str) -> bool:
     """Tell whether an environment variable of this name is kept off the disk."""
-    return any(mark in name.upper() for mark in SECRET_MARKS)
+    upper = name.upper()
+    return any(mark in upper for mark in SECRET_MARKS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,11 @@ class Home:
         return self.path / "sessions.lock"
 
     @property
+    def names(self) -> Path:
+        """A hint of which session bears which name (see ``sessions.names``)."""
+        return self.path / "names"
+
+    @property
     def contexts(self) -> Path:
         return self.path / "contexts"
 

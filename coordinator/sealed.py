@@ -22,9 +22,9 @@ Body = dict[str, Any]
 
 def encode_sealed(kind: str, format: int, body: Body) -> bytes:
     """Return the line (ASCII, ends with a newline). ``body`` is JSON; text may hold undecodable bytes as surrogates."""
-    return (_canonical({"kind": kind, "format": format, "digest": _digest(kind, format, body), "body": body}) + "\n").encode(
-        "ascii"
-    )
+    text = _canonical(body)
+    digest = _digest(kind, format, text)
+    return f'{{"body":{text},"digest":"{digest}","format":{format},"kind":{_canonical(kind)}}}\n'.encode("ascii")
 
 
 def decode_sealed(data: bytes, kind: str, format: int, *, path: object) -> Body:
@@ -49,7 +49,7 @@ def decode_sealed(data: bytes, kind: str, format: int, *, path: object) -> Body:
         raise _damaged(path, "wrong-shape", "has no format number")
     body: Body = record["body"]
     try:
-        whole = record.get("digest") == _digest(kind, found, body)
+        whole = record.get("digest") == _digest(kind, found, _canonical(body))
     except (ValueError, RecursionError):
         whole = False
     if not whole:
@@ -83,8 +83,9 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(kind: str, format: int, body: Body) -> str:
-    return sha256(_canonical([kind, format, body]).encode("ascii")).hexdigest()
+def _digest(kind: str, format: int, body: str) -> str:
+    """``body`` in its canonical form."""
+    return sha256(f"[{_canonical(kind)},{format},{body}]".encode("ascii")).hexdigest()
 
 
 def _damaged(path: object, reason: str, what: str) -> Damaged:

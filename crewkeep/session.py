@@ -248,12 +248,13 @@ class Session(Recording):
             on_superseded=on_superseded,
         )
         session._start_thread()
-        try:
-            now_s = session._registry.now_s()
-            session._change(lambda known: dataclasses.replace(known, phase=Phase.RUNNING, started_at=now_s, reason=None))
-        except CrewkeepError:
-            session._finish(None, "it could not begin")
-            raise
+        if record.phase is not Phase.RUNNING:
+            try:
+                now_s = session._registry.now_s()
+                session._change(lambda known: dataclasses.replace(known, phase=Phase.RUNNING, started_at=now_s, reason=None))
+            except CrewkeepError:
+                session._finish(None, "it could not begin")
+                raise
         session._link_to_patrol(launch)
         return session
 

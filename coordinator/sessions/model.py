@@ -109,7 +109,7 @@ class LaunchSpec:
     permission_mode: str | None = None
 
     def encode(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return _fields(self)
 
     @classmethod
     def decode(cls, body: dict[str, Any]) -> LaunchSpec:
@@ -189,7 +189,12 @@ class SessionRecord:
         return Writer(session=self.id, name=self.name, epoch=self.epoch)
 
     def encode(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        body = _fields(self)
+        for name in ("owner", "agent", "recoverer"):
+            if body[name] is not None:
+                body[name] = body[name].encode()
+        body["starts"] = [_fields(start) for start in self.starts]
+        return body
 
     @classmethod
     def decode(cls, body: dict[str, Any]) -> SessionRecord:
@@ -326,6 +331,11 @@ def _derive_running(
     if quiet_s >= hang_after_s:
         return State.HUNG, f"no progress for {quiet_s:.0f} s"
     return State.WORKING, None
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    """Return a dataclass's fields and their values, as they are: what is written at once needs no copies."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def _known(cls: type, body: dict[str, Any]) -> dict[str, Any]:

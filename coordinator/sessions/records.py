@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from coordinator import sealed
@@ -56,7 +56,7 @@ def name_taken(name: str, holder: str) -> Refused:
     )
 
 
-def make_name(argv: tuple[str, ...], taken: Mapping[str, str]) -> str:
+def make_name(argv: tuple[str, ...], is_taken: Callable[[str], bool]) -> str:
     """Return a free name made from the command."""
     program = os.path.basename(argv[0])
     if _RUNNERS.fullmatch(program) and len(argv) > 1 and not argv[1].startswith("-"):
@@ -67,7 +67,7 @@ def make_name(argv: tuple[str, ...], taken: Mapping[str, str]) -> str:
     except InvalidInput:
         stem = "session"
     name, number = stem, 1
-    while name in taken:
+    while is_taken(name):
         number += 1
         name = f"{stem}-{number}"
     return name

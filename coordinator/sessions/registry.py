@@ -42,6 +42,7 @@ from coordinator.sessions.model import (
     Restart,
     SessionRecord,
 )
+from coordinator.sessions.names import Names
 from coordinator.sessions.records import decode_launch, decode_record, make_name, name_taken, version_of
 from coordinator.system import failpoints, files, locks
 from coordinator.system.clock import SYSTEM, Clock
@@ -85,7 +86,7 @@ class Registry:
         parent: str | None = None,
         owner: ProcessIdentity | None = None,
     ) -> SessionRecord:
-        """Register a session, durably, before anything of it is started.
+        """Register a session, durably, before anything of it is started; a program that registers itself is running.
 
         Without a name one is made from the command (``codex``, ``codex-2``). Raises ``InvalidInput``, ``Refused`` when a
         session that has not ended bears the name, or one has it as its id, ``StorageError``, ``Busy``.
@@ -95,14 +96,15 @@ class Registry:
             check_name(name)
         self._make_home()
         with locks.locked(self.home.sessions_lock, timeout_s=LOCK_TIMEOUT_S):
-            holders = self._list_name_holders()
+            names = Names(self.home, self._list_bearers, self._is_borne)
             if name is None:
-                name = make_name(launch.argv, holders)
-            elif name in holders:
-                raise name_taken(name, holders[name])
+                name = make_name(launch.argv, lambda name: names.find_bearer(name) is not None)
+            elif (bearer := names.find_bearer(name)) is not None:
+                raise name_taken(name, bearer)
             elif ID_PATTERN.fullmatch(name) and self._paths_of_id(name).path.exists():
                 raise Refused(f"{name!r} is the id of a session; nobody could name the new one", hint="choose another name")
             now_s = self._clock.wall_s()
+            runs = hosting is Hosting.PROGRAM
             record = SessionRecord(
                 id=self._find_free_id(now_s),
                 name=name,
@@ -113,12 +115,16 @@ class Registry:
                 agent_name=launch.agent,
                 restart=restart,
                 created_at=now_s,
+                phase=Phase.RUNNING if runs else Phase.STARTING,
                 nonce=new_nonce(),
                 owner=owner,
+                started_at=now_s if runs else None,
                 phase_at=now_s,
                 parent=parent,
             )
+            names.add(name, record.id)
             self._write_new(record, launch)
+            names.settle()
         return record
 
     def remove(self, session_id: str, *, force: bool = False) -> None:
@@ -263,9 +269,10 @@ class Registry:
                     phase=str(before.phase),
                 )
             if before.phase is Phase.ENDED:
-                holders = self._list_name_holders()
-                if before.name in holders:
-                    raise name_taken(before.name, holders[before.name])
+                names = Names(self.home, self._list_bearers, self._is_borne)
+                if (bearer := names.find_bearer(before.name)) is not None:
+                    raise name_taken(before.name, bearer)
+                names.add(before.name, session_id)
             after = dataclasses.replace(
                 before,
                 epoch=before.epoch + 1,
@@ -397,21 +404,34 @@ class Registry:
                     known = self._find_journalled(session_id) if isinstance(error, _UNREADABLE) else None
                     yield Damage(id=session_id, error=error, known=known)
 
-    def _list_name_holders(self) -> dict[str, str]:
+    def _list_bearers(self) -> dict[str, str]:
         """Return the names of all sessions that have not ended, each with the session's id."""
-        holders = {}
+        bearers = {}
         for found in self._iter_all():
             if isinstance(found, SessionRecord):
                 if found.phase is not Phase.ENDED:
-                    holders[found.name] = found.id
-                continue
-            try:  # damaged: it may well be running
-                last = Journal(self._paths_of_id(found.id), self._clock).read().find_last("record")
-            except CrewkeepError:
-                continue  # what its name was cannot be told any more; it must not keep all others from starting
-            if last is not None:
-                holders.setdefault(str(last.body.get("name")), found.id)
-        return holders
+                    bearers[found.name] = found.id
+            elif (name := self._find_journalled_name(found.id)) is not None:
+                bearers.setdefault(name, found.id)  # damaged: it may well be running
+        return bearers
+
+    def _is_borne(self, name: str, session_id: str) -> bool:
+        """Tell whether the session bears the name and has not ended."""
+        try:
+            record = self.get(session_id)
+        except NotFound:
+            return False
+        except CrewkeepError:
+            return self._find_journalled_name(session_id) == name
+        return record.name == name and record.phase is not Phase.ENDED
+
+    def _find_journalled_name(self, session_id: str) -> str | None:
+        """Return the name that the journal last had. One that nothing tells any more must not keep all others from starting."""
+        try:
+            last = Journal(self._paths_of_id(session_id), self._clock).read().find_last("record")
+            return None if last is None else check_name(str(last.body.get("name")))
+        except CrewkeepError:
+            return None
 
     def _find_free_id(self, now_s: float) -> str:
         while True:
@@ -424,7 +444,7 @@ class Registry:
         aside = SessionPaths(self.home.sessions / files.name_temporary(record.id))
         final = self._paths_of_id(record.id)
         try:
-            files.make_directory(aside.path)
+            files.make_directory(aside.path, durable=False)
             journal = Journal(aside, self._clock)
             journal.append_locked("launch", launch.encode(), epoch=record.epoch, durable=False)
             journal.append_locked("record", record.encode(), epoch=record.epoch, durable=False)

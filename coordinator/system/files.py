@@ -22,10 +22,11 @@ TEMPORARY_MARK = ".tmp-"
 Mark = tuple[int, int, int] | None
 
 
-def make_directory(path: Path, *, parents: bool = True) -> None:
+def make_directory(path: Path, *, parents: bool = True, durable: bool = True) -> None:
     """Create ``path`` and its missing parents, mode 0700, durably; an existing one is left as it is.
 
     Without ``parents`` a missing parent is a ``StorageError``: what was removed or moved away must not come back as a husk.
+    With ``durable=False`` power loss may take it (for what is not to be there before it is renamed).
     """
     missing: list[Path] = []
     at = path
@@ -43,7 +44,8 @@ def make_directory(path: Path, *, parents: bool = True) -> None:
                 raise Refused(f"{directory} is in the way: not a directory", hint="move it aside") from None
         except OSError as error:
             raise StorageError.from_os(error, "create the directory", directory) from error
-        sync_directory(directory.parent)
+        if durable:
+            sync_directory(directory.parent)
 
 
 def sync_directory(path: Path) -> None:
