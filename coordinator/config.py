@@ -6,6 +6,7 @@ A setting is looked for in this order: the environment (``CREWKEEP_`` and its na
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -176,6 +177,7 @@ _NOTIFY = "notify"
 SECRET_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
+@functools.lru_cache(1024)
 def is_secret(name: str) -> bool:
     """Tell whether an environment variable of this name is kept off the disk."""
     upper = name.upper()

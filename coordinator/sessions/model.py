@@ -338,8 +338,8 @@ def _fields(item: Any) -> dict[str, Any]:
     return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
-def _known(cls: type, body: dict[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in dataclasses.fields(cls)}
+def _known(cls: Any, body: dict[str, Any]) -> dict[str, Any]:
+    names = cls.__dataclass_fields__
     return {name: value for name, value in body.items() if name in names}
 
 

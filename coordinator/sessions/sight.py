@@ -14,6 +14,9 @@ from coordinator.system import processes
 from coordinator.system.clock import SYSTEM, Clock
 from coordinator.system.processes import Liveness
 
+#: Phases of which the record alone tells the state: nothing has to be looked at.
+DECIDED = frozenset({Phase.ENDED, Phase.PARKED})
+
 
 def observe_session(home: Home, record: SessionRecord, clock: Clock = SYSTEM) -> Sight:
     """Look at a session's processes and heartbeat. Never raises for what it finds there."""
@@ -54,7 +57,7 @@ def judge_age(beat: Beat | None, clock: Clock) -> tuple[float | None, float | No
 
 def show_state(home: Home, record: SessionRecord, settings: Settings, clock: Clock = SYSTEM) -> tuple[State, str | None]:
     """Return the state that people see and, where there is one, the reason."""
-    if record.phase in (Phase.ENDED, Phase.PARKED):  # decided: nothing has to be looked at
+    if record.phase in DECIDED:
         return derive_from(record, Sight(owner=Liveness.NONE, agent=Liveness.NONE), settings, clock)
     return derive_from(record, observe_session(home, record, clock), settings, clock)
 

@@ -10,7 +10,7 @@ from typing import Any
 from coordinator.sessions.registry import Damage
 from crewkeep.cli import output
 from crewkeep.cli.house import House, open_house
-from crewkeep.cli.view import QUIET_STATES, describe, describe_damage, sort_key
+from crewkeep.cli.view import QUIET_STATES, describe, describe_damage, is_quiet, sort_key
 
 #: The flags of ``ps`` and the keyword of ``show_sessions`` that each sets.
 FLAGS = {"-a": "everything", "--all": "everything", "-q": "quiet", "--quiet": "quiet", "--watch": "watch", "--json": "as_json"}
@@ -43,9 +43,10 @@ def list_rows(house: House, everything: bool) -> list[dict[str, Any]]:
     """Return one row a session, in the order of the list."""
     rows = []
     for item in house.registry.list_all():
-        row = describe_damage(house, item) if isinstance(item, Damage) else describe(house, item)
-        if everything or isinstance(item, Damage) or row["state"] not in QUIET_STATES:
-            rows.append(row)
+        if isinstance(item, Damage):
+            rows.append(describe_damage(house, item))
+        elif everything or not is_quiet(house, item):
+            rows.append(describe(house, item))
     return sorted(rows, key=sort_key)
 
 

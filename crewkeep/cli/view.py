@@ -7,7 +7,7 @@ from typing import Any
 
 from coordinator.sessions.model import Phase, SessionRecord, Sight, State
 from coordinator.sessions.registry import Damage
-from coordinator.sessions.sight import derive_from, observe_session, read_beat
+from coordinator.sessions.sight import DECIDED, derive_from, observe_session, read_beat, show_state
 from coordinator.system.processes import Liveness, ProcessIdentity
 from crewkeep.cli.house import House, settings_of
 from crewkeep.cli.output import format_time
@@ -20,7 +20,8 @@ _STATE_ORDER = {state.value: index for index, state in enumerate(State)}
 def describe(house: House, record: SessionRecord) -> dict[str, Any]:
     """Return the fields that ``ps --json`` promises."""
     sight = look(house, record)
-    state, reason = derive_from(record, sight, settings_of(house, record), house.clock)
+    settings = house.settings if record.phase in DECIDED else settings_of(house, record)
+    state, reason = derive_from(record, sight, settings, house.clock)
     ended = record.phase is Phase.ENDED
     return {
         "id": record.id,
@@ -41,9 +42,14 @@ def describe(house: House, record: SessionRecord) -> dict[str, Any]:
     }
 
 
+def is_quiet(house: House, record: SessionRecord) -> bool:
+    """Tell whether ``ps`` leaves the session out without ``-a``, at the cost of no look at anything but the record."""
+    return record.phase is Phase.ENDED and show_state(house.home, record, house.settings, house.clock)[0] in QUIET_STATES
+
+
 def look(house: House, record: SessionRecord) -> Sight:
     """Return what is seen of the session just now; of one that has ended or is parked, its last beat is all there is."""
-    if record.phase in (Phase.ENDED, Phase.PARKED):
+    if record.phase in DECIDED:
         return Sight(owner=Liveness.NONE, agent=Liveness.NONE, beat=read_beat(house.home, record))
     return observe_session(house.home, record, house.clock)
 
