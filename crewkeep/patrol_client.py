@@ -26,7 +26,7 @@ from coordinator.errors import CrewkeepError, TimedOut
 from coordinator.paths import Home
 from coordinator.sessions.model import SessionRecord
 from coordinator.system import files, locks, sockets
-from coordinator.system.processes import ProcessIdentity, identify_self, observe
+from coordinator.system.processes import Liveness, ProcessIdentity, identify_self, observe
 from coordinator.system.spawn import spawn_detached
 from crewkeep.patrol_rousing import rouse_patrol
 from recovery.starter import build_own_command, build_own_environment
@@ -234,7 +234,10 @@ class PatrolLink:
 
 
 class PatrolStart:
-    """One caller's part in starting a patrol: whoever gets the start lock does it and holds it until one answers."""
+    """One caller's part in starting a patrol: whoever gets the start lock does it and holds it until one answers.
+
+    Who was started stands in the lock's file, so that whoever gets the lock before that one answers waits for it as well.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -281,7 +284,9 @@ class PatrolStart:
         if (connection := _try_connect(self._home)) is not None:  # somebody did it since we looked
             connection.close()
             return
-        self._spawn()
+        self._patrol = _find_begun(fd)
+        if self._patrol is None:
+            self._spawn()
 
     def end(self) -> None:
         """Give the start lock back."""
@@ -291,11 +296,24 @@ class PatrolStart:
             self._failures = 0
 
     def _spawn(self) -> None:
+        assert self._fd is not None
         self._patrol = spawn_detached(
             build_own_command("crewkeep.patrol", str(self._home.path)),
             environment=build_own_environment(self._home, "patrol", {}),
             log=self._home.patrol_log,
         )
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(self._patrol.encode()).encode(), 0)
+
+
+def _find_begun(fd: int) -> ProcessIdentity | None:
+    """Return the patrol that somebody who left again has started, while it may still be about to answer."""
+    try:
+        identity = ProcessIdentity.decode(json.loads(os.pread(fd, _REPLY_LIMIT_BYTES, 0)))
+        is_young = time.time() - os.fstat(fd).st_mtime < PATROL_START_TIMEOUT_S
+        return identity if is_young and observe(identity) is Liveness.ALIVE else None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _try_connect(home: Home) -> socket.socket | None:

@@ -1,14 +1,20 @@
-"""A patrol that is killed in its first moments is followed by another at once, not when its start would have timed out."""
+"""A patrol's first moments: killed in them, it is followed by another at once; while they last, nobody starts a second one."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from support import cli, wait_until
 
+import crewkeep
 from coordinator.paths import Home
-from crewkeep.patrol_client import ask_patrol
+from coordinator.system.processes import Liveness, ProcessIdentity, observe
+from crewkeep import patrol_client
+from crewkeep.patrol_client import PatrolStart, ask_patrol, ensure_patrol
 
 
 def find_patrol(home: Home) -> int:
@@ -24,3 +30,48 @@ def test_a_patrol_killed_as_soon_as_it_answers_is_replaced_at_once(home: Home) -
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
     assert cli("kill", "quiet", home=home).returncode == 0
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[ProcessIdentity]:
+    """Every patrol that this process starts."""
+    patrols: list[ProcessIdentity] = []
+    spawn: Callable[..., ProcessIdentity] = patrol_client.spawn_detached
+
+    def note(*words: Any, **more: Any) -> ProcessIdentity:
+        patrols.append(spawn(*words, **more))
+        return patrols[-1]
+
+    monkeypatch.setattr(patrol_client, "spawn_detached", note)
+    return patrols
+
+
+def test_sessions_that_are_over_before_a_patrol_is_up_start_one_together(home: Home, started: list[ProcessIdentity]) -> None:
+    for _ in range(12):
+        crewkeep.Session.start(home=home, workspace="shop").close()
+    wait_until(lambda: len(started) > 0 and find_patrol(home), what="the patrol")
+    assert [patrol.pid for patrol in started] == [find_patrol(home)]
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_patrol_that_was_left_before_it_answered_is_followed_if_it_never_does(
+    home: Home, started: list[ProcessIdentity], harm: signal.Signals
+) -> None:
+    first, second = PatrolStart(home), PatrolStart(home)
+    first.go_on()
+    os.kill(started[0].pid, harm)
+    wait_until(lambda: observe(started[0]) is not Liveness.ALIVE, what="its end, or its stop")
+    first.end()
+    wait_until(lambda: second.go_on() or find_patrol(home), what="another patrol")
+    second.end()
+    assert [patrol.pid for patrol in started[1:]] == [find_patrol(home)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\0" * 50, b'{"pid": 1}', b'{"pid": "x", "start_ticks": 1, "boot_id": ""}']
+)
+def test_whatever_stands_in_the_lock_a_patrol_is_started(home: Home, content: bytes) -> None:
+    home.patrol.mkdir()
+    home.patrol_start_lock.write_bytes(content)
+    ensure_patrol(home)
+    assert find_patrol(home)
