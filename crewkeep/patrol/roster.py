@@ -62,6 +62,8 @@ class Roster:
         self.watched: dict[str, Watched] = {}
         #: Of every session that was ever registered and has not left, by session id.
         self.secrets: dict[str, dict[str, str]] = {}
+        #: How many owners ever came.
+        self.arrival_count = 0
         self._listen()
 
     def close(self) -> None:
@@ -129,6 +131,7 @@ class Roster:
         known = self.watched.get(session)
         if known is not None and known.epoch > epoch:
             return  # a superseded owner that does not know it yet; it will
+        self.arrival_count += 1
         visitor.session = session
         if known is not None and known.identity == identity:
             known.epoch, known.secrets = epoch, secrets

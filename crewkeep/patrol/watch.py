@@ -46,6 +46,7 @@ class Patrol:
         self._looks: list[tuple[float, str]] = []
         self._look_timer: Timer | None = None
         self._idle_since_s: float | None = None
+        self._arrival_count = 0
         self._last_said: dict[str, str] = {}
         #: Sessions that something was in the way of at the last look, and how long that look's successor waits.
         self._retries: dict[str, GrowingPause] = {}
@@ -143,7 +144,9 @@ class Patrol:
         ):
             del self._roster.secrets[session_id]
         now_s = self._clock.monotonic_s()
-        if keeps_us or self._roster.watched:
+        arrived = self._roster.arrival_count != self._arrival_count  # and left again since the last sweep
+        self._arrival_count = self._roster.arrival_count
+        if keeps_us or arrived or self._roster.watched:
             self._idle_since_s = None
         elif self._idle_since_s is None:
             self._idle_since_s = now_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from support import cli, wait_until
 
 import crewkeep
+from coordinator.config import PATROL_IDLE_S
 from coordinator.paths import Home
 from coordinator.system.processes import Liveness, ProcessIdentity, observe
 from crewkeep import patrol_client
@@ -65,6 +67,18 @@ def test_a_patrol_that_was_left_before_it_answered_is_followed_if_it_never_does(
     wait_until(lambda: second.go_on() or find_patrol(home), what="another patrol")
     second.end()
     assert [patrol.pid for patrol in started[1:]] == [find_patrol(home)]
+
+
+def test_a_patrol_stays_while_short_sessions_come_and_go(home: Home, started: list[ProcessIdentity]) -> None:
+    end_s = time.monotonic() + 3 * PATROL_IDLE_S
+    while time.monotonic() < end_s:
+        crewkeep.Session.start(home=home, workspace="shop").close()
+        wait_until(
+            lambda: (ask_patrol(home, "status") or {"watched": ["not yet up"]})["watched"] == [], what="a patrol that is idle"
+        )
+        for _ in range(300):  # idle far longer than not
+            ask_patrol(home, "status")
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(
