@@ -24,7 +24,6 @@ than Linux, where only the chosen id is known.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,8 +43,8 @@ from coordinator.agents.claude_transcript import (
     read_status,
     read_title,
 )
-from coordinator.agents.codex_command import split_program
 from coordinator.agents.generic import Generic
+from coordinator.agents.program import find_file, is_executable, split_program
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item
 from coordinator.sessions.model import LaunchSpec
@@ -95,7 +94,7 @@ class Claude(Generic):
         self._chosen: str | None = None
 
     def recognises(self, argv: Sequence[str]) -> bool:
-        return command_line.starts_claude(argv)
+        return command_line.PROGRAM.is_started_by(argv)
 
     def prepare(self, launch: LaunchSpec) -> LaunchSpec:
         argv, environment = launch.argv, launch.environment
@@ -223,7 +222,7 @@ class Claude(Generic):
         self, launch: LaunchSpec, command: command_line.Command, config: Path, id: str, *, is_taken: bool
     ) -> tuple[str, ...]:
         """Return the first start's argv for a conversation in which nothing was said; ``is_taken`` if its file is there."""
-        if command.chooses_itself and not command.has("--session-id"):
+        if command.chooses_itself and not command.options.has("--session-id"):
             return launch.argv
         while is_taken:
             id = str(uuid.uuid5(_NAMESPACE, id))
@@ -257,9 +256,9 @@ def _find_config(environment: Mapping[str, str]) -> Path:
 
 def _find_said_id(command: command_line.Command) -> str | None:
     """Return the id of the conversation that the command itself names."""
-    if command.other is not None or command.has("--fork-session", "--no-session-persistence"):
+    if command.other is not None or command.options.has("--fork-session", "--no-session-persistence"):
         return None
-    said = command.value("--session-id") or command.value("-r", "--resume")
+    said = command.options.find_value("--session-id") or command.options.find_value("-r", "--resume")
     return said if said is not None and _is_uuid(said) else None
 
 
@@ -282,15 +281,7 @@ def _was_idle(config: Path, id: str, talk: Talk) -> bool:
 
 def _find_native(program: Sequence[str], launch: LaunchSpec) -> Path | None:
     """Return the native program for which ``program`` is only a stand-in, ``None`` if it is none or there is no other."""
-    if not program or len(program) > 2 or os.path.basename(program[0]) in ("npx", "bunx"):
-        return None
-    import shutil  # pulls in archive formats; wanted once a start
-
-    script = program[-1]
-    if os.sep in script:
-        found: str | None = os.path.join(launch.cwd, script)
-    else:
-        found = shutil.which(script, path=launch.environment.get("PATH", os.defpath))
+    found = find_file(program, launch)
     if found is None:
         return None
     wrapper = Path(os.path.realpath(found))
@@ -303,11 +294,8 @@ def _find_native(program: Sequence[str], launch: LaunchSpec) -> Path | None:
     for platform in _PLATFORMS.get((sys.platform, os.uname().machine), ()):
         name = f"{package.name}-{platform}"
         for root in (package.parent / name, package / "node_modules" / package.parent.name / name):
-            try:
-                if stat.S_ISREG((root / "claude").stat().st_mode) and os.access(root / "claude", os.X_OK):
-                    return root / "claude"
-            except OSError:
-                continue
+            if is_executable(root / "claude"):
+                return root / "claude"
     return None
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from coordinator.agents.base import Activity, PastConversation
 from coordinator.agents.codex_rollout import find_outcome, read_history, read_meta, read_title, text_of
 from coordinator.agents.generic import Generic
 from coordinator.agents.limits import find_reset
+from coordinator.agents.program import find_file, is_executable, split_program
 from coordinator.agents.terminal_title import TitleReader
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item
@@ -79,11 +79,11 @@ class Codex(Generic):
         self._told_id: str | None = None
 
     def recognises(self, argv: Sequence[str]) -> bool:
-        return command_line.starts_codex(argv)
+        return command_line.PROGRAM.is_started_by(argv)
 
     def prepare(self, launch: LaunchSpec) -> LaunchSpec:
         argv, environment = launch.argv, launch.environment
-        program, words = command_line.split_program(argv)
+        program, words = split_program(argv)
         if package := _find_package(program, launch):
             native = _find_native(package)
             if native is not None:
@@ -91,7 +91,7 @@ class Codex(Generic):
                 # What the wrapper would have told it: which package manager updates it.
                 environment = {**environment, "CODEX_MANAGED_BY_NPM": "1", "CODEX_MANAGED_PACKAGE_ROOT": str(package)}
         command = command_line.parse(argv)
-        if command.is_interactive and not command.has("--no-daemon", "--remote", "-h", "--help", "-V", "--version"):
+        if command.is_interactive and not command.all_options.has("--no-daemon", "--remote", "-h", "--help", "-V", "--version"):
             argv = (*command.program, "--no-daemon", *argv[len(command.program) :])
         return replace(launch, argv=argv, environment=environment)
 
@@ -129,7 +129,7 @@ class Codex(Generic):
             # One that a usage limit stopped was at work too.
             at_work = rollout.in_turn or rollout.limited_until is not None
             prompt = GO_ON if at_work or not command.is_interactive else None
-            if command.has("--worktree") and rollout.cwd is not None:
+            if command.all_options.has("--worktree") and rollout.cwd is not None:
                 command = command_line.add_option(command, "-C", rollout.cwd)
             command = command_line.drop_start(command)
         else:
@@ -306,15 +306,7 @@ def _is_of_helper(path: str) -> bool:
 
 def _find_package(program: Sequence[str], launch: LaunchSpec) -> Path | None:
     """Return the root of the npm package whose wrapper ``program`` starts, ``None`` if it starts no such wrapper."""
-    if not program or len(program) > 2 or os.path.basename(program[0]) in ("npx", "bunx"):
-        return None
-    import shutil  # pulls in archive formats; wanted once a start
-
-    script = program[-1]
-    if os.sep in script:
-        found: str | None = os.path.join(launch.cwd, script)
-    else:
-        found = shutil.which(script, path=launch.environment.get("PATH", os.defpath))
+    found = find_file(program, launch)
     if found is None:
         return None
     wrapper = Path(os.path.realpath(found))
@@ -329,9 +321,6 @@ def _find_native(package: Path) -> Path | None:
     name, triple = known
     for root in (package.parent / name, package / "node_modules" / "@openai" / name, package):
         native = root / "vendor" / triple / "bin" / "codex"
-        try:
-            if stat.S_ISREG(native.stat().st_mode) and os.access(native, os.X_OK):
-                return native
-        except OSError:
-            continue
+        if is_executable(native):
+            return native
     return None

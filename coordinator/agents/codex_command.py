@@ -10,35 +10,35 @@ own settings: its permission is what flags and configuration say *now*.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from coordinator.agents.options import Library, Options, Syntax, table
+from coordinator.agents.program import Program, split_program
 
-def _table(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+PROGRAM = Program(commands=frozenset({"codex"}), scripts=frozenset({"codex.js"}), package="@openai/codex")
 
-
-#: Options that take one value.
-_WITH_VALUE = _table(
-    "-c --config --enable --disable --remote --remote-auth-token-env -m --model --local-provider -p --profile -s --sandbox"
-    " -C --cd --add-dir -a --ask-for-approval --thread-source --cyber-access-program --output-schema --color -o"
-    " --output-last-message"
-)
-#: Options that take every value up to the next option.
-_WITH_VALUES = frozenset({"-i", "--image"})
-#: Options without a value. What stands in none of the three tables is of another version: see ``_parse_options``.
-_PLAIN = _table(
-    "--strict-config --oss --approve-for-me --dangerously-bypass-approvals-and-sandbox --yolo --full-auto --worktree"
-    " --dangerously-bypass-hook-trust --search --no-alt-screen --no-daemon --skip-git-repo-check --trust --ephemeral"
-    " --ignore-user-config --ignore-rules --json --last --all --include-non-interactive -h --help -V --version"
-)
 _EXEC = frozenset({"exec", "e"})
 _CONTINUES = frozenset({"resume", "fork"})
 #: Subcommands without a conversation of their own.
-_OTHERS = _table(
+_OTHERS = table(
     "agents review login logout mcp plugin app-server remote-control completion update doctor sandbox debug apply a queue"
     " archive delete migrate-rollouts migrate-nfs-db unarchive cloud exec-server features help"
+)
+SYNTAX = Syntax(
+    library=Library.CLAP,
+    one=table(
+        "-c --config --enable --disable --remote --remote-auth-token-env -m --model --local-provider -p --profile -s --sandbox"
+        " -C --cd --add-dir -a --ask-for-approval --thread-source --cyber-access-program --output-schema --color -o"
+        " --output-last-message"
+    ),
+    several=frozenset({"-i", "--image"}),
+    none=table(
+        "--strict-config --oss --approve-for-me --dangerously-bypass-approvals-and-sandbox --yolo --full-auto --worktree"
+        " --dangerously-bypass-hook-trust --search --no-alt-screen --no-daemon --skip-git-repo-check --trust --ephemeral"
+        " --ignore-user-config --ignore-rules --json --last --all --include-non-interactive -h --help -V --version"
+    ),
+    subcommands=_EXEC | _CONTINUES | _OTHERS,
 )
 #: Belong to the first prompt or to the choice of a conversation, not to how the agent works.
 _OF_THE_START = frozenset({"-i", "--image", "--last", "--all", "--include-non-interactive", "--worktree"})
@@ -49,16 +49,6 @@ SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
 APPROVALS = ("untrusted", "on-request", "on-failure", "never")
 _BYPASS = frozenset({"--dangerously-bypass-approvals-and-sandbox", "--yolo"})
 _PERMISSION_OPTIONS = frozenset({"-s", "--sandbox", "-a", "--ask-for-approval", "--approve-for-me", "--full-auto"}) | _BYPASS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
-    """One option as it was written."""
-
-    #: ``--model`` for both ``--model x`` and ``--model=x``.
-    name: str
-    value: str | None
-    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +66,11 @@ class Command:
     #: The program, with its interpreter if one was written.
     program: tuple[str, ...]
     #: Options before the first subcommand.
-    options: tuple[Option, ...] = ()
+    options: Options = field(default_factory=Options)
     #: ``exec`` (also written ``e``), or ``None`` for the interactive program.
     exec: str | None = None
     #: Options after ``exec``.
-    exec_options: tuple[Option, ...] = ()
+    exec_options: Options = field(default_factory=Options)
     #: ``resume`` or ``fork``, if the command goes on with a conversation.
     continues: str | None = None
     prompt: str | None = None
@@ -91,60 +81,38 @@ class Command:
     def is_interactive(self) -> bool:
         return self.exec is None and self.other is None
 
-    def has(self, *names: str) -> bool:
-        """Tell whether one of the options stands anywhere."""
-        return any(option.name in names for option in self.options + self.exec_options)
-
-
-def split_program(argv: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the words that name the program and the rest: ``codex``, ``node .../codex.js``, ``npx [-y] PACKAGE``."""
-    name = os.path.basename(argv[0]) if argv else ""
-    if name in ("node", "nodejs", "bun") and len(argv) > 1:
-        return tuple(argv[:2]), tuple(argv[2:])
-    if name in ("npx", "bunx"):
-        at = next((index for index, word in enumerate(argv) if index and not word.startswith("-")), len(argv) - 1)
-        return tuple(argv[: at + 1]), tuple(argv[at + 1 :])
-    return tuple(argv[:1]), tuple(argv[1:])
-
-
-def starts_codex(argv: Sequence[str]) -> bool:
-    """Tell from the words alone whether they start Codex."""
-    program, _ = split_program(argv)
-    if not program:
-        return False
-    name = os.path.basename(program[-1])
-    if len(program) == 1:
-        return name == "codex"
-    return name in ("codex", "codex.js") or program[-1].partition("@openai/codex")[1] != ""
+    @property
+    def all_options(self) -> Options:
+        return Options(self.options + self.exec_options)
 
 
 def parse(argv: Sequence[str]) -> Command:
     """Take a command line apart. Total: what is not understood ends up as an option or a prompt."""
     program, words = split_program(argv)
-    options, positionals, rest = _parse_options(words, stop_at=_EXEC | _CONTINUES | _OTHERS)
+    options, alone, rest = SYNTAX.read(words)
     command = Command(program=program, options=options)
     if not rest:
-        return replace(command, prompt=positionals[-1] if positionals else None)
+        return replace(command, prompt=alone[-1] if alone else None)
     if rest[0] in _OTHERS:
         return Command(program=program, other=rest[0])
     if rest[0] in _CONTINUES:
-        more, positionals, _ = _parse_options(rest[1:], stop_at=frozenset())
-        return replace(command, options=options + more, continues=rest[0], prompt=_prompt_of_resume(more, positionals))
-    more, positionals, inner = _parse_options(rest[1:], stop_at=_CONTINUES | {"review", "help"})
+        more, alone, _ = SYNTAX.read(rest[1:], stop_at=frozenset())
+        return replace(command, options=Options(options + more), continues=rest[0], prompt=_prompt_of_resume(more, alone))
+    more, alone, inner = SYNTAX.read(rest[1:], stop_at=_CONTINUES | {"review", "help"})
     command = replace(command, exec=rest[0], exec_options=more)
     if not inner:
-        return replace(command, prompt=positionals[-1] if positionals else None)
+        return replace(command, prompt=alone[-1] if alone else None)
     if inner[0] not in _CONTINUES:
         return Command(program=program, other=inner[0])
-    last, positionals, _ = _parse_options(inner[1:], stop_at=frozenset())
-    return replace(command, exec_options=more + last, continues=inner[0], prompt=_prompt_of_resume(last, positionals))
+    last, alone, _ = SYNTAX.read(inner[1:], stop_at=frozenset())
+    return replace(command, exec_options=Options(more + last), continues=inner[0], prompt=_prompt_of_resume(last, alone))
 
 
 def build(command: Command, *, conversation: str, prompt: str | None) -> tuple[str, ...]:
     """Return the command line that goes on with ``conversation``, saying ``prompt`` if there is one."""
-    argv = [*command.program, *_words(command.options)]
+    argv = [*command.program, *command.options.words]
     if command.exec is not None:
-        argv += [command.exec, *_words(command.exec_options)]
+        argv += [command.exec, *command.exec_options.words]
     argv += ["resume", conversation]
     if prompt is not None:
         argv += ["--", prompt] if prompt.startswith("-") else [prompt]
@@ -154,24 +122,21 @@ def build(command: Command, *, conversation: str, prompt: str | None) -> tuple[s
 def drop_start(command: Command) -> Command:
     """Return the command without the options that only belonged to its first start."""
     return replace(
-        command,
-        options=tuple(option for option in command.options if option.name not in _OF_THE_START),
-        exec_options=tuple(option for option in command.exec_options if option.name not in _OF_THE_START),
+        command, options=command.options.without(_OF_THE_START), exec_options=command.exec_options.without(_OF_THE_START)
     )
 
 
-def add_option(command: Command, name: str, value: str | None = None) -> Command:
+def add_option(command: Command, name: str, value: str) -> Command:
     """Return the command with one more option, where the prompt's subcommand takes it."""
-    option = Option(name=name, value=value, words=(name,) if value is None else (name, value))
     if command.exec is not None:
-        return replace(command, exec_options=(*command.exec_options, option))
-    return replace(command, options=(*command.options, option))
+        return replace(command, exec_options=command.exec_options.plus(name, value))
+    return replace(command, options=command.options.plus(name, value))
 
 
 def read_permission(command: Command) -> Permission:
     """Return what the options ask for; the last of the same kind holds, as in Codex."""
     sandbox = approval = configured_sandbox = configured_approval = None
-    for option in command.options + command.exec_options:
+    for option in command.all_options:
         if option.name in _BYPASS:
             return Permission(sandbox="danger-full-access", approval="never")
         if option.name in ("-s", "--sandbox"):
@@ -223,71 +188,16 @@ def _lesser(order: tuple[str, ...], asked: str | None, had: str | None) -> str |
     return min(asked, had, key=order.index)
 
 
-def _without_permission(options: tuple[Option, ...]) -> tuple[Option, ...]:
-    return tuple(
+def _without_permission(options: Options) -> Options:
+    return Options(
         option
-        for option in options
-        if option.name not in _PERMISSION_OPTIONS
-        and not (
-            option.name in ("-c", "--config")
-            and (option.value or "").partition("=")[0].strip() in ("sandbox_mode", "approval_policy")
-        )
+        for option in options.without(_PERMISSION_OPTIONS)
+        if option.name not in ("-c", "--config")
+        or (option.value or "").partition("=")[0].strip() not in ("sandbox_mode", "approval_policy")
     )
 
 
-def _prompt_of_resume(options: tuple[Option, ...], positionals: tuple[str, ...]) -> str | None:
-    if any(option.name == "--last" for option in options):
-        return positionals[-1] if positionals else None
-    return positionals[1] if len(positionals) > 1 else None
-
-
-def _words(options: tuple[Option, ...]) -> list[str]:
-    return [word for option in options for word in option.words]
-
-
-def _parse_options(
-    words: Sequence[str], *, stop_at: frozenset[str]
-) -> tuple[tuple[Option, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the options, the positionals, and what is left from the first positional that stands in ``stop_at``."""
-    options: list[Option] = []
-    positionals: list[str] = []
-    at = 0
-    while at < len(words):
-        word = words[at]
-        if word == "--":
-            positionals += words[at + 1 :]
-            break
-        if not word.startswith("-") or word == "-":
-            if not positionals and word in stop_at:
-                return tuple(options), (), tuple(words[at:])
-            positionals.append(word)
-            at += 1
-            continue
-        option = _read_option(words, at)
-        options.append(option)
-        at += len(option.words)
-    return tuple(options), tuple(positionals), ()
-
-
-def _read_option(words: Sequence[str], at: int) -> Option:
-    word = words[at]
-    name, equals, value = word.partition("=")
-    if not word.startswith("--") and len(word) > 2 and word[:2] in _WITH_VALUE | _WITH_VALUES:  # -mgpt, -m=gpt
-        return Option(name=word[:2], value=word[2:].removeprefix("="), words=(word,))
-    if equals:
-        return Option(name=name, value=value, words=(word,))
-    if name in _WITH_VALUE:
-        taken = tuple(words[at : at + 2])
-        return Option(name=name, value=taken[1] if len(taken) > 1 else None, words=taken)
-    if name in _WITH_VALUES:
-        end = at + 1
-        while end < len(words) and not words[end].startswith("-"):
-            end += 1
-        return Option(name=name, value=None, words=tuple(words[at:end]))
-    if name in _PLAIN or not name.startswith("--"):
-        return Option(name=name, value=None, words=(word,))
-    # Unknown: of another version. The word after it is its value unless it would have to be the prompt.
-    following = words[at + 1 : at + 3]
-    if len(following) == 2 and not following[0].startswith("-") and following[0] not in _EXEC | _CONTINUES | _OTHERS:
-        return Option(name=name, value=following[0], words=tuple(words[at : at + 2]))
-    return Option(name=name, value=None, words=(word,))
+def _prompt_of_resume(options: Options, alone: tuple[str, ...]) -> str | None:
+    if options.has("--last"):
+        return alone[-1] if alone else None
+    return alone[1] if len(alone) > 1 else None

@@ -36,6 +36,7 @@ from coordinator.agents.base import Activity, PastConversation
 from coordinator.agents.gemini_transcript import Replay
 from coordinator.agents.generic import Generic
 from coordinator.agents.limits import find_reset
+from coordinator.agents.program import find_file, split_program
 from coordinator.agents.terminal_title import TitleReader
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item
@@ -90,14 +91,13 @@ class Gemini(Generic):
         self._successor: tuple[tuple[str, int], Path | None] | None = None
 
     def recognises(self, argv: Sequence[str]) -> bool:
-        return command_line.starts_gemini(argv)
+        return command_line.PROGRAM.is_started_by(argv)
 
     def prepare(self, launch: LaunchSpec) -> LaunchSpec:
         if launch.environment.get(_NO_RELAUNCH) or launch.environment.get("SANDBOX"):
             return launch  # prepared already, or the user's own will
-        program, words = command_line.split_program(launch.argv)
-        path = launch.environment.get("PATH", os.defpath)
-        node, script = _find_script(program, launch.cwd, path)
+        program, words = split_program(launch.argv)
+        node, script = _find_script(program, launch)
         if node is None or script is None:
             return launch
         options = (*program[1:-1], *_choose_heap(program, launch.environment))
@@ -106,10 +106,10 @@ class Gemini(Generic):
 
     def begin(self, launch: LaunchSpec, session_id: str) -> tuple[tuple[str, ...], Conversation | None]:
         command = command_line.parse(launch.argv)
-        if not command.carries_conversation or command.has("--session-file"):
+        if not command.carries_conversation or command.options.has("--session-file"):
             return launch.argv, None
         id = command.conversation_id
-        if id is None and (asked := command.find("-r", "--resume")) is not None:
+        if id is None and (asked := command.options.find("-r", "--resume")) is not None:
             # "latest" and numbers mean another conversation tomorrow.
             meant = gemini_files.find_listed(gemini_files.find_home(launch.environment), launch.cwd, asked.value or "latest")
             if meant is not None:
@@ -296,7 +296,7 @@ def _choose_words(command: command_line.Command, found: Replay, environment: Map
 
 def _read_running_id(pid: int) -> str | None:
     argv = scan.read_arguments(pid)
-    if argv is None or not command_line.starts_gemini(argv):
+    if argv is None or not command_line.PROGRAM.is_started_by(argv):
         return None
     return command_line.parse(argv).conversation_id
 
@@ -309,18 +309,20 @@ def _find_other_root(path: Path, cwd: str) -> str | None:
     return root
 
 
-def _find_script(program: Sequence[str], cwd: str, path: str) -> tuple[str | None, str | None]:
+def _find_script(program: Sequence[str], launch: LaunchSpec) -> tuple[str | None, str | None]:
     """Return Node and the script that ``program`` would have it run, ``None`` for what is not found."""
     if not program or os.path.basename(program[0]) in ("npx", "bunx", "bun"):
         return None, None
-    import shutil  # pulls in archive formats; wanted once a start
-
     if len(program) > 1:
-        return program[0], program[-1] if command_line.is_script(program[-1]) else None
-    found = os.path.join(cwd, program[0]) if os.sep in program[0] else shutil.which(program[0], path=path)
-    if found is None or not os.path.realpath(found).endswith(".js") or not command_line.is_script(os.path.realpath(found)):
+        return program[0], program[-1] if command_line.PROGRAM.is_script(program[-1]) else None
+    found = find_file(program, launch)
+    if (
+        found is None
+        or not os.path.realpath(found).endswith(".js")
+        or not command_line.PROGRAM.is_script(os.path.realpath(found))
+    ):
         return None, None
-    return shutil.which("node", path=path), found
+    return find_file(["node"], launch), found
 
 
 def _choose_heap(program: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from coordinator.agents.limits import find_reset
 from coordinator.agents.opencode_install import find_native
 from coordinator.agents.opencode_log import NAME as LOG_NAME
 from coordinator.agents.opencode_log import Log, find_runs
+from coordinator.agents.program import split_program
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item
 from coordinator.sessions.model import LaunchSpec
@@ -75,11 +76,11 @@ class OpenCode(Generic):
         self._cut_output = b""
 
     def recognises(self, argv: Sequence[str]) -> bool:
-        return command_line.starts_opencode(argv)
+        return command_line.PROGRAM.is_started_by(argv)
 
     def prepare(self, launch: LaunchSpec) -> LaunchSpec:
         argv, environment = launch.argv, launch.environment
-        program, words = command_line.split_program(argv)
+        program, words = split_program(argv)
         if (native := find_native(program, launch)) is not None:
             argv = (native, *words)
         if environment.get("PWD", launch.cwd) != launch.cwd:
@@ -104,7 +105,7 @@ class OpenCode(Generic):
         logs = [self._read_log(path) for path in dict.fromkeys(self._runs.values())]
         told = [log.find_conversation(self._runs) for log in logs]
         candidates = [id for id in told if id is not None]
-        if not candidates and self._told and command_line.parse(launch.argv).find_value("--format") == "json":
+        if not candidates and self._told and command_line.parse(launch.argv).options.find_value("--format") == "json":
             candidates = [self._told]
         database = _find_open_database(own) or store.find_database(launch.environment)
         if not candidates or database is None:

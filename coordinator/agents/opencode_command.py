@@ -10,50 +10,36 @@ option. ``--auto`` has two other names, and like every switch it may be followed
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from coordinator.agents.options import Library, Options, Syntax, table
+from coordinator.agents.program import Program, split_program
 
-def _table(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+PROGRAM = Program(commands=table("opencode opencode.exe"), package="opencode-ai")
 
-
-#: Options that take one value.
-_WITH_VALUE = _table(
-    "--log-level --port --hostname --mdns-domain -m --model -s --session --prompt --agent --replay-limit --command --format"
-    " --title --attach -p --password -u --username --dir --variant"
-)
-#: Options that take every value up to the next option.
-_WITH_VALUES = _table("-f --file --cors")
-#: Switches. What stands in none of the three tables is of another version: see ``_read_option``.
-_PLAIN = _table(
-    "-h --help -v --version --print-logs --pure --mdns --no-mdns -c --continue --fork --auto --yolo"
-    " --dangerously-skip-permissions --mini --replay --no-replay --demo --share --thinking -i --interactive"
-)
 _RUN = "run"
-#: Subcommands without a conversation of their own.
-_OTHERS = _table(
-    "completion acp mcp attach debug providers auth agent upgrade uninstall serve web models stats export import github pr"
-    " session plugin plug db help"
+SYNTAX = Syntax(
+    library=Library.YARGS,
+    one=table(
+        "--log-level --port --hostname --mdns-domain -m --model -s --session --prompt --agent --replay-limit --command --format"
+        " --title --attach -p --password -u --username --dir --variant"
+    ),
+    several=table("-f --file --cors"),
+    none=table(
+        "-h --help -v --version --print-logs --pure --mdns --no-mdns -c --continue --fork --auto --yolo"
+        " --dangerously-skip-permissions --mini --replay --no-replay --demo --share --thinking -i --interactive"
+    ),
+    subcommands=table(
+        "run completion acp mcp attach debug providers auth agent upgrade uninstall serve web models stats export import github"
+        " pr session plugin plug db help"
+    ),
 )
-_AUTO = _table("--auto --yolo --dangerously-skip-permissions")
+_AUTO = table("--auto --yolo --dangerously-skip-permissions")
 #: Choose a conversation.
-_CHOICE = _table("-c --continue -s --session --fork")
+_CHOICE = table("-c --continue -s --session --fork")
 #: Belong to the first prompt or to the choice of a conversation, not to how the agent works.
-_OF_THE_START = _CHOICE | _table("-f --file --prompt --command")
-_PACKAGE = "opencode-ai"
-_PROGRAMS = _table("opencode opencode.exe")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
-    """One option as it was written."""
-
-    #: ``--model`` for both ``--model x`` and ``--model=x``.
-    name: str
-    value: str | None
-    words: tuple[str, ...]
+_OF_THE_START = _CHOICE | table("-f --file --prompt --command")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +60,7 @@ class Command:
     program: tuple[str, ...]
     #: Whether it is ``run``; else it is the interactive program.
     is_run: bool = False
-    options: tuple[Option, ...] = ()
+    options: Options = field(default_factory=Options)
     #: The directory that the interactive program is to work in.
     project: str | None = None
     #: What is to be said: the words after ``run``, or the value of ``--prompt``.
@@ -104,7 +90,7 @@ class Command:
         """The conversation that the command itself goes on with; ``None`` if it does not name one or branches off it."""
         if self.other is not None or self.has("--fork"):
             return None
-        return next((option.value for option in reversed(self.options) if option.name in ("-s", "--session")), None)
+        return self.options.find_value("-s", "--session")
 
     @property
     def continues(self) -> bool:
@@ -115,46 +101,20 @@ class Command:
         """Tell whether one of the options stands there and is not switched off."""
         return any(option.name in names and option.value != "false" for option in self.options)
 
-    def find_value(self, name: str) -> str | None:
-        """Return what the option was given last, ``None`` if it is not there."""
-        return next((option.value for option in reversed(self.options) if option.name == name), None)
-
-
-def split_program(argv: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the words that name the program and the rest: ``opencode``, ``node .../opencode``, ``npx [-y] PACKAGE``."""
-    name = os.path.basename(argv[0]) if argv else ""
-    if name in ("node", "nodejs", "bun") and len(argv) > 1:
-        return tuple(argv[:2]), tuple(argv[2:])
-    if name in ("npx", "bunx"):
-        at = 1
-        while at < len(argv) and argv[at].startswith("-"):
-            at += 2 if argv[at] in ("-p", "--package") else 1
-        return tuple(argv[: at + 1]), tuple(argv[at + 1 :])
-    return tuple(argv[:1]), tuple(argv[1:])
-
-
-def starts_opencode(argv: Sequence[str]) -> bool:
-    """Tell from the words alone whether they start OpenCode."""
-    program, _ = split_program(argv)
-    if not program:
-        return False
-    name = os.path.basename(program[-1])
-    if os.path.basename(program[0]) in ("npx", "bunx"):
-        return len(program) > 1 and program[-1].partition("@")[0] in (_PACKAGE, "opencode")
-    return name in _PROGRAMS
-
 
 def parse(argv: Sequence[str]) -> Command:
     """Take a command line apart. Total: what is not understood ends up as an option or a word of the prompt."""
     program, words = split_program(argv)
-    options, positionals, after = _parse_words(words)
-    if positionals[:1] == (_RUN,):
-        command = Command(program=program, is_run=True, options=options, words=(*positionals[1:], *after))
-        return Command(program=program, other=_RUN) if command.has("--attach") else command
-    if positionals and positionals[0] in _OTHERS:
-        return Command(program=program, other=positionals[0])
-    prompts = [option.value for option in options if option.name == "--prompt" and option.value is not None]
-    return Command(program=program, options=options, project=positionals[0] if positionals else None, words=tuple(prompts[-1:]))
+    options, alone, rest = SYNTAX.read(words)
+    if not rest:
+        prompt = options.find_value("--prompt")
+        project = alone[0] if alone else None
+        return Command(program=program, options=options, project=project, words=() if prompt is None else (prompt,))
+    if rest[0] != _RUN:
+        return Command(program=program, other=rest[0])
+    more, alone, _ = SYNTAX.read(rest[1:], stop_at=frozenset())
+    command = Command(program=program, is_run=True, options=Options(options + more), words=alone)
+    return Command(program=program, other=_RUN) if command.has("--attach") else command
 
 
 def build(command: Command, *, conversation: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -164,8 +124,7 @@ def build(command: Command, *, conversation: str, words: Sequence[str]) -> tuple
         argv.append(_RUN)
     elif command.project is not None:
         argv.append(command.project)
-    argv += [word for option in command.options if option.name not in _CHOICE | {"--prompt"} for word in option.words]
-    argv += ["-s", conversation]
+    argv += [*command.options.without(_CHOICE | {"--prompt"}).words, "-s", conversation]
     if not words or not command.can_say:
         return tuple(argv)
     if command.is_run:
@@ -175,12 +134,12 @@ def build(command: Command, *, conversation: str, words: Sequence[str]) -> tuple
 
 def drop_start(command: Command) -> Command:
     """Return the command without the options that only belonged to its first start."""
-    return replace(command, options=tuple(option for option in command.options if option.name not in _OF_THE_START))
+    return replace(command, options=command.options.without(_OF_THE_START))
 
 
 def read_permission(command: Command) -> Permission:
     """Return what the options ask for."""
-    return Permission(agent=command.find_value("--agent"), auto=command.has(*_AUTO))
+    return Permission(agent=command.options.find_value("--agent"), auto=command.has(*_AUTO))
 
 
 def limit_permission(command: Command, had_agent: str | None) -> Command:
@@ -189,49 +148,7 @@ def limit_permission(command: Command, had_agent: str | None) -> Command:
     ``had_agent`` is the OpenCode agent of its last turn. It is pinned where no flag names one, since the configuration may
     have changed; ``plan``, which may only read, is never replaced by another. What a flag asked for beyond that stays.
     """
-    asked = command.find_value("--agent")
+    asked = command.options.find_value("--agent")
     if had_agent is None or asked == had_agent or (asked is not None and had_agent != "plan"):
         return command
-    kept = tuple(option for option in command.options if option.name != "--agent")
-    return replace(command, options=(*kept, Option(name="--agent", value=had_agent, words=("--agent", had_agent))))
-
-
-def _parse_words(words: Sequence[str]) -> tuple[tuple[Option, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the options, the positionals before ``--``, and what stands after it."""
-    options: list[Option] = []
-    positionals: list[str] = []
-    at = 0
-    while at < len(words):
-        word = words[at]
-        if word == "--":
-            return tuple(options), tuple(positionals), tuple(words[at + 1 :])
-        if not word.startswith("-") or word == "-":
-            positionals.append(word)
-            at += 1
-            continue
-        options.append(_read_option(words, at))
-        at += len(options[-1].words)
-    return tuple(options), tuple(positionals), ()
-
-
-def _read_option(words: Sequence[str], at: int) -> Option:
-    word = words[at]
-    name, equals, value = word.partition("=")
-    if equals:
-        return Option(name=name, value=value, words=(word,))
-    following = words[at + 1 : at + 2]
-    if name in _WITH_VALUES:
-        end = at + 1
-        while end < len(words) and not words[end].startswith("-"):
-            end += 1
-        return Option(name=name, value=None, words=tuple(words[at:end]))
-    if name in _WITH_VALUE:
-        return Option(name=name, value=following[0] if following else None, words=tuple(words[at : at + 2]))
-    if following and following[0] in ("true", "false"):
-        return Option(name=name, value=following[0], words=tuple(words[at : at + 2]))
-    if name in _PLAIN or not name.startswith("--"):
-        return Option(name=name, value=None, words=(word,))
-    # Unknown: of another version. The word after it is its value unless it would have to be the prompt.
-    if len(words) > at + 2 and not following[0].startswith("-") and following[0] not in _OTHERS | {_RUN}:
-        return Option(name=name, value=following[0], words=tuple(words[at : at + 2]))
-    return Option(name=name, value=None, words=(word,))
+    return replace(command, options=command.options.without({"--agent"}).plus("--agent", had_agent))

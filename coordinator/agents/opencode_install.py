@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from coordinator.agents.program import find_file, is_executable
 from coordinator.sessions.model import LaunchSpec
 
 _PACKAGE = "opencode-ai"
@@ -18,14 +18,7 @@ def find_native(program: Sequence[str], launch: LaunchSpec) -> str | None:
     """Return the native program for the script of npm's package that ``program`` starts, ``None`` if it starts no such script
     or this machine's is not installed.
     """
-    if not program or len(program) > 2 or os.path.basename(program[0]) in ("npx", "bunx"):
-        return None
-    script = program[-1]
-    found: str | None = os.path.join(launch.cwd, script)
-    if os.sep not in script:
-        import shutil  # pulls in archive formats; wanted once a start
-
-        found = shutil.which(script, path=launch.environment.get("PATH", os.defpath))
+    found = find_file(program, launch)
     if found is None:
         return None
     wrapper = Path(os.path.realpath(found))
@@ -35,7 +28,7 @@ def find_native(program: Sequence[str], launch: LaunchSpec) -> str | None:
     for name in _iter_names():
         for root in (package.parent / name, package / "node_modules" / name):
             native = root / "bin" / "opencode"
-            if _is_program(native):
+            if is_executable(native):
                 return str(native)
     return None
 
@@ -68,12 +61,5 @@ def _is_script(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(2) == b"#!"
-    except OSError:
-        return False
-
-
-def _is_program(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
     except OSError:
         return False

@@ -132,7 +132,8 @@ def test_the_approval_mode_is_read_from_every_way_to_ask_for_it(text: str, mode:
     assert line.read_approval_mode(line.parse(words(text))) == mode
 
 
-WORDS = st.sampled_from([*line._WITH_VALUE, *line._WITH_OPTIONAL_VALUE, *line._PLAIN, "x", "latest", "--", "-yp", "true"])
+KNOWN = line.SYNTAX.one | line.SYNTAX.optional | (line.SYNTAX.none or frozenset())
+WORDS = st.sampled_from([*sorted(KNOWN), "x", "latest", "--", "-yp", "true"])
 
 
 @given(st.lists(WORDS | st.text(max_size=8).filter(lambda word: "\0" not in word), max_size=8))
@@ -148,7 +149,7 @@ def test_no_command_line_breaks_the_parser_or_raises_the_permission(rest: list[s
 @given(st.lists(WORDS, max_size=6))
 def test_what_was_resumed_once_is_resumed_the_same_way_again(rest: list[str]) -> None:
     command = line.parse(["gemini", *rest])
-    assume(not any(option.value is None and option.name in line._WITH_VALUE for option in command.options))  # refused
+    assume(not any(option.value is None and option.name in line.SYNTAX.one for option in command.options))  # refused
     once = line.build(command, ("--resume", "ID"), prompt="go", interactive=True)
     if command.carries_conversation:
         assert line.build(line.parse(once), ("--resume", "ID"), prompt="go", interactive=True) == once
