@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.agents import transcript
@@ -29,6 +28,7 @@ from coordinator.agents.aider_history import HEADING, Chat, Growth, read_history
 from coordinator.agents.base import Activity, PastConversation
 from coordinator.agents.generic import Generic
 from coordinator.agents.limits import find_reset
+from coordinator.agents.options import Option, Options, table
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Item, Message, Role
 from coordinator.sessions.model import LaunchSpec
@@ -41,22 +41,18 @@ GO_ON = (
 )
 
 
-def _list(words: str) -> tuple[str, ...]:
-    return tuple(words.split())
-
-
 _FILE_NAME = ".aider.chat.history.md"
 _PYTHON = re.compile(r"(python|pypy)[\d.]*$")
 _MESSAGE = ("--message", "--msg", "-m")
 _MESSAGE_FILE = ("--message-file", "-f")
 _RESTORE = "--restore-chat-history"
 #: With one of these it holds no chat.
-_NO_CHAT = _list(
+_NO_CHAT = table(
     "-h --help --version --gui --browser --commit --lint --test --list-models --models --upgrade --update --install-main-branch"
     " --just-check-update --apply --apply-clipboard-edits --exit --show-repo-map --show-prompts --shell-completions"
 )
 #: Other options that take one value, which must not be taken for an option. Those not listed take none, or hold it behind ``=``.
-_WITH_VALUE = _list(
+_WITH_VALUE = table(
     "--model --openai-api-key --anthropic-api-key --openai-api-base --openai-api-type --openai-api-version"
     " --openai-api-deployment-id --openai-organization-id --set-env --api-key --model-settings-file --model-metadata-file --alias"
     " --reasoning-effort --thinking-tokens --timeout --edit-format --chat-mode --weak-model --editor-model --editor-edit-format"
@@ -71,15 +67,6 @@ _WITH_VALUE = _list(
 _QUESTION = b"(Y)es/(N)o"
 #: A run's heading tells whole seconds.
 _HEADING_STEP_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Words:
-    """One option as it was written, or one positional (then ``name`` is empty)."""
-
-    name: str
-    value: str | None
-    words: tuple[str, ...]
 
 
 class Aider(Generic):
@@ -105,7 +92,7 @@ class Aider(Generic):
         return launch.argv, Conversation(agent=self.name, id=str(path), transcript=known, found_at=SYSTEM.wall_s())
 
     def read_permission_mode(self, argv: Sequence[str]) -> str | None:
-        return "yes-always" if any(word.name == "--yes-always" for word in _parse(argv)) else None
+        return "yes-always" if _parse(argv).has("--yes-always") else None
 
     def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
         if _holds_no_chat(launch.argv):
@@ -121,14 +108,12 @@ class Aider(Generic):
         path = Path(conversation.transcript or conversation.id)
         if conversation.transcript is None and not path.is_file():
             return launch.argv
-        count, words = _count_program(launch.argv), _parse(launch.argv)
-        message = _find_message(words, launch.cwd)
+        count, options = _count_program(launch.argv), _parse(launch.argv)
+        message = _find_message(options, launch.cwd)
         if message is not None and Chat.read(path, since_s=conversation.found_at - _HEADING_STEP_S).heard(message):
-            words = [word for word in words if word.name not in _MESSAGE + _MESSAGE_FILE]
-            words.insert(0, _Words(name="--message", value=GO_ON, words=("--message", GO_ON)))
-        if not any(word.name == _RESTORE for word in words):
-            words.insert(0, _Words(name=_RESTORE, value=None, words=(_RESTORE,)))
-        return (*launch.argv[:count], *(part for word in words for part in word.words))
+            options = Options().plus("--message", GO_ON) + options.without(_MESSAGE + _MESSAGE_FILE)
+        restore = () if options.has(_RESTORE) else (_RESTORE,)
+        return (*launch.argv[:count], *restore, *options.words)
 
     def note_output(self, output: bytes) -> None:
         seen = self._output_end + output
@@ -189,24 +174,28 @@ def _count_program(argv: Sequence[str]) -> int:
     return 3 if _PYTHON.match(name) and tuple(argv[1:3]) == ("-m", "aider") else 0
 
 
-def _parse(argv: Sequence[str]) -> list[_Words]:
-    """Take the words behind the program apart. Total: what is not known is an option without a value."""
-    words, at, found = list(argv[_count_program(argv) :]), 0, []
+def _parse(argv: Sequence[str]) -> Options:
+    """Take the words behind the program apart; what stands alone keeps its place, as an option without a name.
+
+    Total: what is not known is an option without a value.
+    """
+    words, at = list(argv[_count_program(argv) :]), 0
+    found: list[Option] = []
     while at < len(words):
         name, equals, value = words[at].partition("=")
         if name == "--" or not name.startswith("-"):
             taken = len(words) - at if name == "--" else 1
-            found.append(_Words(name="", value=None, words=tuple(words[at : at + taken])))
+            found.append(Option(name="", value=None, words=tuple(words[at : at + taken])))
         elif not name.startswith("--") and len(words[at]) > 2 and name[:2] in ("-m", "-f", "-c"):  # -mwords
             taken = 1
-            found.append(_Words(name=name[:2], value=words[at][2:], words=(words[at],)))
+            found.append(Option(name=name[:2], value=words[at][2:].removeprefix("="), words=(words[at],)))
         else:
             name = _complete(name)
             taken = 2 if not equals and name in (*_MESSAGE, *_MESSAGE_FILE, *_WITH_VALUE) else 1
             following = value if equals else words[at + 1] if taken == 2 and at + 1 < len(words) else None
-            found.append(_Words(name=name, value=following, words=tuple(words[at : at + taken])))
+            found.append(Option(name=name, value=following, words=tuple(words[at : at + taken])))
         at += taken
-    return found
+    return Options(found)
 
 
 def _complete(name: str) -> str:
@@ -219,17 +208,17 @@ def _complete(name: str) -> str:
 
 
 def _holds_no_chat(argv: Sequence[str]) -> bool:
-    return any(word.name in _NO_CHAT for word in _parse(argv))
+    return _parse(argv).has(*_NO_CHAT)
 
 
-def _find_message(words: Sequence[_Words], cwd: str) -> str | None:
+def _find_message(options: Options, cwd: str) -> str | None:
     """Return the message that the command says, ``None`` if it says none or its file cannot be read."""
-    for word in words:
-        if word.value is not None and word.name in _MESSAGE:
-            return word.value
-        if word.value is not None and word.name in _MESSAGE_FILE:
+    for option in options:
+        if option.value is not None and option.name in _MESSAGE:
+            return option.value
+        if option.value is not None and option.name in _MESSAGE_FILE:
             try:
-                return Path(cwd, word.value).read_text(encoding="utf-8", errors="replace")
+                return Path(cwd, option.value).read_text(encoding="utf-8", errors="replace")
             except OSError:
                 return None
     return None
@@ -237,8 +226,7 @@ def _find_message(words: Sequence[_Words], cwd: str) -> str | None:
 
 def _find_file(argv: Sequence[str], cwd: str, environment: Mapping[str, str]) -> Path:
     """Return the file that aider writes: the one that was named, else the one of the repository, else of the directory."""
-    named = [word.value for word in _parse(argv) if word.name == "--chat-history-file" and word.value]
-    if chosen := (named[-1] if named else environment.get("AIDER_CHAT_HISTORY_FILE")):
+    if chosen := (_parse(argv).find_value("--chat-history-file") or environment.get("AIDER_CHAT_HISTORY_FILE")):
         return Path(os.path.normpath(os.path.join(cwd, os.path.expanduser(chosen))))
     here = Path(os.path.realpath(cwd))
     for directory in (here, *here.parents):

@@ -83,7 +83,7 @@ class Command:
 
     @property
     def all_options(self) -> Options:
-        return Options(self.options + self.exec_options)
+        return self.options + self.exec_options
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> Command:
         return Command(program=program, other=rest[0])
     if rest[0] in _CONTINUES:
         more, alone, _ = SYNTAX.read(rest[1:], stop_at=frozenset())
-        return replace(command, options=Options(options + more), continues=rest[0], prompt=_prompt_of_resume(more, alone))
+        return replace(command, options=options + more, continues=rest[0], prompt=_prompt_of_resume(more, alone))
     more, alone, inner = SYNTAX.read(rest[1:], stop_at=_CONTINUES | {"review", "help"})
     command = replace(command, exec=rest[0], exec_options=more)
     if not inner:
@@ -105,7 +105,7 @@ def parse(argv: Sequence[str]) -> Command:
     if inner[0] not in _CONTINUES:
         return Command(program=program, other=inner[0])
     last, alone, _ = SYNTAX.read(inner[1:], stop_at=frozenset())
-    return replace(command, exec_options=Options(more + last), continues=inner[0], prompt=_prompt_of_resume(last, alone))
+    return replace(command, exec_options=more + last, continues=inner[0], prompt=_prompt_of_resume(last, alone))
 
 
 def build(command: Command, *, conversation: str, prompt: str | None) -> tuple[str, ...]:

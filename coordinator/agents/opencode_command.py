@@ -113,7 +113,7 @@ def parse(argv: Sequence[str]) -> Command:
     if rest[0] != _RUN:
         return Command(program=program, other=rest[0])
     more, alone, _ = SYNTAX.read(rest[1:], stop_at=frozenset())
-    command = Command(program=program, is_run=True, options=Options(options + more), words=alone)
+    command = Command(program=program, is_run=True, options=options + more, words=alone)
     return Command(program=program, other=_RUN) if command.has("--attach") else command
 
 

@@ -55,6 +55,9 @@ class Options(tuple[Option, ...]):
         """What stands for them on a command line."""
         return tuple(word for option in self for word in option.words)
 
+    def __add__(self, more: Iterable[Option]) -> Options:  # type: ignore[override]  # a tuple would take any other
+        return Options((*self, *more))
+
     def has(self, *names: str) -> bool:
         """Tell whether one of the options is there."""
         return any(option.name in names for option in self)

@@ -117,7 +117,10 @@ def test_a_resume_restores_the_chat_and_keeps_every_flag(tmp_path: Path) -> None
     assert resume(launch(tmp_path, "python", "-m", "aider"), talk(path)) == ("python", "-m", "aider", "--restore-chat-history")
 
 
-@pytest.mark.parametrize("flags", [("--message", "fix\nit"), ("-m", "fix\nit"), ("--msg=fix\nit",), ("-f", "todo.txt")])
+@pytest.mark.parametrize(
+    "flags",
+    [("--message", "fix\nit"), ("-m", "fix\nit"), ("--msg=fix\nit",), ("-m=fix\nit",), ("-mfix\nit",), ("-f", "todo.txt")],
+)
 def test_a_message_that_the_chat_holds_is_not_said_again(tmp_path: Path, flags: tuple[str, ...]) -> None:
     (tmp_path / "todo.txt").write_text("fix\nit\n")
     path = write(tmp_path, run(argv="aider --message fix\nit"))

@@ -45,6 +45,7 @@ def words(text: str) -> list[str]:
         ("npx -y @openai/codex exec x", "npx -y @openai/codex exec resume ID go"),
         ("codex --enable a --disable b --add-dir ../x p", "codex --enable a --disable b --add-dir ../x resume ID go"),
         ("codex --from-the-future 7 'fix it'", "codex --from-the-future 7 resume ID go"),
+        ("node --max-old-space-size=99 /l/codex.js -mo3 x", "node --max-old-space-size=99 /l/codex.js -mo3 resume ID go"),
         ("codex --from-the-future", "codex --from-the-future resume ID go"),
     ],
 )

@@ -42,6 +42,7 @@ def words(text: str) -> list[str]:
         ("node /lib/opencode run x", "node /lib/opencode run -s ID go"),
         ("npx -y opencode-ai@1.18.33 run x", "npx -y opencode-ai@1.18.33 run -s ID go"),
         ("opencode run --from-the-future 7 'fix it'", "opencode run --from-the-future 7 -s ID go"),
+        ("opencode run --logLevel DEBUG -ci more", "opencode run --logLevel DEBUG -i -s ID go"),
         ("opencode run --from-the-future", "opencode run --from-the-future -s ID go"),
     ],
 )  # fmt: skip
