@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+from agent_home import AgentHome, make_base
 
 #: Nobody checks it; the program asks before it uses a key whose end it does not know.
 KEY = "sk-ant-nobody-asks-0123456789abcdef"
@@ -19,14 +21,8 @@ _NAMED = os.environ.get("CREWKEEP_TEST_CLAUDE", "claude")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClaudeHome:
-    """A directory for Claude Code that knows nobody, and the environment that leads there."""
-
-    #: The command as users have it on their PATH.
-    command: str
-    work: Path
-    home: Path
-    environment: dict[str, str]
+class ClaudeHome(AgentHome):
+    """A home of Claude Code's."""
 
     @property
     def transcripts(self) -> list[Path]:
@@ -34,6 +30,7 @@ class ClaudeHome:
         return sorted(self.home.glob(".claude/projects/*/*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
 
 
+@cache
 def find_claude() -> str:
     """Return the command ``claude`` of this machine, or the one that CREWKEEP_TEST_CLAUDE names; without it skip the test."""
     command = shutil.which(_NAMED)
@@ -45,9 +42,9 @@ def find_claude() -> str:
     return command
 
 
-def make_claude_home(url: str, tmp_path: Path, command: str) -> ClaudeHome:
+def make_claude_home(url: str, tmp_path: Path) -> ClaudeHome:
     """Prepare Claude Code for the model at ``url`` (without ``/v1``), with nothing left to ask the user at its first start."""
-    work, home = tmp_path / "work", tmp_path / "user"
+    command, work, home = find_claude(), tmp_path / "work", tmp_path / "user"
     work.mkdir()
     home.mkdir()
     known = {
@@ -58,10 +55,7 @@ def make_claude_home(url: str, tmp_path: Path, command: str) -> ClaudeHome:
     }
     (home / ".claude.json").write_text(json.dumps(known))
     environment = {
-        "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
-        "HOME": str(home),
-        "TERM": "xterm-256color",
-        "LANG": "C.UTF-8",
+        **make_base(command, home),
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": KEY,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",

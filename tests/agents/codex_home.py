@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import skip_or_fail
-
-HERE = Path(__file__).parent
+from agent_home import AgentHome, find_pinned, make_base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CodexHome:
-    """A directory for Codex that knows nobody, and the environment that leads there."""
-
-    #: The command that npm installed: the wrapper, as users have it on their PATH.
-    command: str
-    work: Path
-    home: Path
-    environment: dict[str, str]
+class CodexHome(AgentHome):
+    """A home of Codex's."""
 
     @property
     def rollouts(self) -> list[Path]:
@@ -33,19 +23,9 @@ class CodexHome:
         path.write_text(text + path.read_text())
 
 
-def find_codex() -> str:
-    """Return the pinned Codex; without it skip, or in CI fail."""
-    command = HERE / "node_modules" / ".bin" / "codex"
-    if not command.exists():
-        skip_or_fail("codex is not installed below tests/agents; `make test-needs` installs it where npm is there")
-    if shutil.which("node") is None:
-        skip_or_fail("node is not installed")
-    return str(command)
-
-
-def make_codex_home(url: str, tmp_path: Path, command: str) -> CodexHome:
-    """Prepare Codex for the model at ``url``."""
-    work, home = tmp_path / "work", tmp_path / "user"
+def make_codex_home(url: str, tmp_path: Path) -> CodexHome:
+    """Prepare the pinned Codex for the model at ``url``."""
+    command, work, home = find_pinned("codex"), tmp_path / "work", tmp_path / "user"
     work.mkdir(parents=True)
     (home / ".codex").mkdir(parents=True)
     (home / ".codex" / "config.toml").write_text(
@@ -63,11 +43,5 @@ enabled = false
 trust_level = "trusted"
 """
     )
-    environment = {
-        "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
-        "HOME": str(home),
-        "TERM": "xterm-256color",
-        "LANG": "C.UTF-8",
-        "SCRIPTED_KEY": "nobody-asks",
-    }
+    environment = {**make_base(command, home), "SCRIPTED_KEY": "nobody-asks"}
     return CodexHome(command=command, work=work, home=home, environment=environment)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import skip_or_fail
+from agent_home import AgentHome, find_pinned, make_base
 
 #: Moves the program's clock by GEMINI_TEST_SHIFT_MS; nothing else in it asks for the time.
 _SHIFT = """
@@ -21,14 +19,8 @@ globalThis.Date = class extends Real {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeminiHome:
-    """Directories of one test's program."""
-
-    #: The command that npm installed, as users have it on their PATH.
-    command: str
-    work: Path
-    home: Path
-    environment: dict[str, str]
+class GeminiHome(AgentHome):
+    """A home of Gemini CLI's."""
 
     @property
     def transcripts(self) -> list[Path]:
@@ -49,18 +41,9 @@ class GeminiHome:
         return {**self.environment, "NODE_OPTIONS": f"--require={script}", "GEMINI_TEST_SHIFT_MS": str(int(seconds * 1000))}
 
 
-def find_gemini_command() -> str:
-    """Return the pinned Gemini CLI; without it skip, or in CI fail."""
-    command = Path(__file__).parent / "node_modules" / ".bin" / "gemini"
-    if not command.exists():
-        skip_or_fail("gemini is not installed below tests/agents; `make test-needs` installs it where npm is there")
-    if shutil.which("node") is None:
-        skip_or_fail("node is not installed")
-    return str(command)
-
-
-def make_gemini_home(url: str, tmp_path: Path, command: str) -> GeminiHome:
-    """Prepare Gemini for the model at the root ``url``, with retention of conversations on, as it is by default."""
+def make_gemini_home(url: str, tmp_path: Path) -> GeminiHome:
+    """Prepare the pinned Gemini for the model at the root ``url``, with retention of conversations on, as it is by default."""
+    command = find_pinned("gemini")
     work, home, temporary = tmp_path / "work", tmp_path / "user", tmp_path / "tmp"
     for directory in (work, temporary, home / ".gemini"):
         directory.mkdir(parents=True)
@@ -73,11 +56,8 @@ def make_gemini_home(url: str, tmp_path: Path, command: str) -> GeminiHome:
     }
     (home / ".gemini" / "settings.json").write_text(json.dumps(settings))
     environment = {
-        "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
-        "HOME": str(home),
-        "TERM": "xterm-256color",
+        **make_base(command, home),
         "COLORTERM": "truecolor",
-        "LANG": "C.UTF-8",
         "TMPDIR": str(temporary),
         "GEMINI_API_KEY": "nobody-asks",
         "GOOGLE_GEMINI_BASE_URL": url,

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import skip_or_fail
-
-HERE = Path(__file__).parent
+from agent_home import AgentHome, find_pinned, make_base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OpenCodeHome:
-    """A directory for OpenCode that knows nobody, and the environment that leads there."""
-
-    #: The command that npm installed, as users have it on their PATH.
-    command: str
-    work: Path
-    home: Path
-    environment: dict[str, str]
+class OpenCodeHome(AgentHome):
+    """A home of OpenCode's."""
 
     @property
     def database(self) -> Path:
@@ -37,16 +28,9 @@ class OpenCodeHome:
         path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-def find_opencode() -> str:
-    """Return the pinned OpenCode; without it skip, or in CI fail."""
-    command = HERE / "node_modules" / ".bin" / "opencode"
-    if not command.exists():
-        skip_or_fail("opencode is not installed below tests/agents; `make test-needs` installs it where npm is there")
-    return str(command)
-
-
-def make_opencode_home(url: str, tmp_path: Path, command: str) -> OpenCodeHome:
-    """Prepare OpenCode for the model at ``url``; all its tools are allowed."""
+def make_opencode_home(url: str, tmp_path: Path) -> OpenCodeHome:
+    """Prepare the pinned OpenCode for the model at ``url``; all its tools are allowed."""
+    command = find_pinned("opencode")
     work, home, temporary = tmp_path / "work", tmp_path / "user", tmp_path / "temporary"
     (home / ".config" / "opencode").mkdir(parents=True)
     work.mkdir()
@@ -56,14 +40,11 @@ def make_opencode_home(url: str, tmp_path: Path, command: str) -> OpenCodeHome:
         work=work,
         home=home,
         environment={
-            "PATH": os.pathsep.join([str(Path(command).parent), os.environ.get("PATH", os.defpath)]),
-            "HOME": str(home),
+            **make_base(command, home),
             "XDG_CONFIG_HOME": str(home / ".config"),  # the tests' own command line has another
             "XDG_DATA_HOME": str(home / ".local" / "share"),
             "XDG_STATE_HOME": str(home / ".local" / "state"),
             "XDG_CACHE_HOME": str(home / ".cache"),
-            "TERM": "xterm-256color",
-            "LANG": "C.UTF-8",
             "TMPDIR": str(temporary),  # each run leaves a library of 5 MB there
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_DISABLE_AUTOUPDATE": "1",

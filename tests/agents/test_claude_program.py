@@ -4,59 +4,27 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from claude_home import ClaudeHome, find_claude, make_claude_home
+from claude_home import ClaudeHome
 from model_server import Answer, Ask, Call, Cut, Fault, Hang, ModelServer, Shell
+from running import Running, Start
 from support import wait_until
-from test_codex_program import Running
 
 from coordinator.agents import get_agent
-from coordinator.agents.base import Agent
 from coordinator.agents.claude import GO_ON
-from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 Make = Callable[[str], ClaudeHome]
-Start = Callable[[LaunchSpec, tuple[str, ...]], Running]
-
-
-@pytest.fixture(scope="session")
-def claude_command() -> str:
-    return find_claude()
-
-
-@pytest.fixture
-def make_home(claude_command: str, tmp_path: Path) -> Make:
-    return lambda url: make_claude_home(url, tmp_path, claude_command)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    running: list[Running] = []
-
-    def begin(launch: LaunchSpec, argv: tuple[str, ...]) -> Running:
-        running.append(Running(argv, launch))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.kill()
 
 
 def make_launch(home: ClaudeHome, *words: str) -> LaunchSpec:
     argv = ("claude", "--model", "scripted", *words)
     return get_agent("claude").prepare(LaunchSpec(argv=argv, cwd=str(home.work), environment=home.environment, agent="claude"))
-
-
-def find(claude: Agent, launch: LaunchSpec, running: Running) -> Conversation:
-    return wait_until(
-        lambda: claude.find_conversation(launch, [process.pid for process in running.tree()], 0.0), what="the conversation"
-    )
 
 
 def answer(ask: Ask) -> Answer:
@@ -73,15 +41,15 @@ def say(running: Running, words: str, heard: Callable[[], object]) -> None:
     wait_until(lambda: running.type(next(keys)) or heard(), what=words, every_s=0.4, timeout_s=15)
 
 
-def test_a_headless_run_comes_back_in_its_own_conversation_with_its_flags(make_home: Make, start: Start) -> None:
+def test_a_headless_run_comes_back_in_its_own_conversation_with_its_flags(make_claude_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "--dangerously-skip-permissions", "-p", "do it SLOWLY", "--allowedTools", "Bash")
         argv, conversation = claude.begin(launch, "session-1")
         assert conversation is not None
         first = start(launch, argv)
         wait_until((home.work / "begun.txt").exists, what="the tool call")
-        talk = find(claude, launch, first)
+        talk = first.wait_conversation(claude)
         assert talk.id == conversation.id
         first.kill()
 
@@ -97,13 +65,13 @@ def test_a_headless_run_comes_back_in_its_own_conversation_with_its_flags(make_h
         assert "--dangerously-skip-permissions" in argv
 
 
-def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(make_home: Make, start: Start) -> None:
+def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(make_claude_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "--dangerously-skip-permissions", "do it SLOWLY")
         first = start(launch, claude.begin(launch, "session-1")[0])
         wait_until((home.work / "begun.txt").exists, what="the tool call")
-        talk = find(claude, launch, first)
+        talk = first.wait_conversation(claude)
         before = claude.read_activity(talk)
         assert before.at_prompt is False
         first.kill()
@@ -119,13 +87,13 @@ def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waite
         asked = len(model.working_asks())
         third = start(launch, claude.build_resume(launch, talk))
         wait_until(lambda: b"answered" in third.output, what="the conversation on the screen")
-        assert find(claude, launch, third).id == talk.id
+        assert third.wait_conversation(claude).id == talk.id
         assert len(model.working_asks()) == asked, "one that waited for its user waits again"
         say(third, "and now", lambda: model.working_asks()[-1].last_user == "and now")
         assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
 
 
-def test_a_permission_prompt_and_a_question_need_the_user(make_home: Make, start: Start) -> None:
+def test_a_permission_prompt_and_a_question_need_the_user(make_claude_home: Make, start: Start) -> None:
     question = {"question": "Which?", "header": "Pick", "multiSelect": False}
     question["options"] = [{"label": "left", "description": "L"}, {"label": "right", "description": "R"}]
 
@@ -135,10 +103,10 @@ def test_a_permission_prompt_and_a_question_need_the_user(make_home: Make, start
         return Shell("touch asked.txt")
 
     with ModelServer(ask_back) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "write it")
         running = start(launch, claude.begin(launch, "session-1")[0])
-        talk = find(claude, launch, running)
+        talk = running.wait_conversation(claude)
         wait_until(lambda: claude.read_activity(talk).needs_user, what="the permission prompt")
         assert not (home.work / "asked.txt").exists()
         running.type("1")
@@ -148,26 +116,26 @@ def test_a_permission_prompt_and_a_question_need_the_user(make_home: Make, start
         assert not claude.read_activity(talk).needs_user
 
 
-def test_a_cleared_conversation_is_left_for_the_new_one(make_home: Make, start: Start) -> None:
+def test_a_cleared_conversation_is_left_for_the_new_one(make_claude_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "the old words")
         running = start(launch, claude.begin(launch, "session-1")[0])
-        old = find(claude, launch, running)
+        old = running.wait_conversation(claude)
         wait_until(lambda: claude.read_activity(old).at_prompt, what="the end of the turn")
         said_at_s = time.monotonic()
         say(running, "/clear", lambda: time.monotonic() - said_at_s > 0.7)
         say(running, "the new words", lambda: model.working_asks()[-1].last_user == "the new words")
         assert "the old words" not in model.working_asks()[-1].said_by("user")
-        new = wait_until(lambda: (found := find(claude, launch, running)).id != old.id and found, what="the new conversation")
+        new = wait_until(lambda: (found := running.wait_conversation(claude)).id != old.id and found, what="the new conversation")
         running.kill()
         argv = claude.build_resume(launch, new)
         assert argv[argv.index("--resume") + 1] == new.id
 
 
-def test_a_session_that_another_claude_starts_has_a_conversation_of_its_own(make_home: Make, start: Start) -> None:
+def test_a_session_that_another_claude_starts_has_a_conversation_of_its_own(make_claude_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: "noted" if ask.after_tool else Shell("env > inherited.txt")) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         outer = make_launch(home, "--dangerously-skip-permissions", "-p", "tell")
         assert start(outer, claude.begin(outer, "session-1")[0]).wait() == 0
         inherited = dict(line.split("=", 1) for line in (home.work / "inherited.txt").read_text().splitlines() if "=" in line)
@@ -176,15 +144,15 @@ def test_a_session_that_another_claude_starts_has_a_conversation_of_its_own(make
         inner = make_launch(home, "--dangerously-skip-permissions", "remember")
         claude = get_agent("claude")
         argv, conversation = claude.begin(inner, "session-2")
-        talk = find(claude, inner, start(inner, argv))
+        talk = start(inner, argv).wait_conversation(claude)
         assert conversation is not None
         assert talk.id == conversation.id
         assert talk.transcript is not None
 
 
-def test_a_start_that_was_killed_before_anything_was_said_begins_anew(make_home: Make, start: Start) -> None:
+def test_a_start_that_was_killed_before_anything_was_said_begins_anew(make_claude_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "-p", "remember the heron")
         argv, conversation = claude.begin(launch, "session-1")
         assert conversation is not None
@@ -199,9 +167,9 @@ def test_a_start_that_was_killed_before_anything_was_said_begins_anew(make_home:
         assert found.transcript == str(home.transcripts[-1])
 
 
-def test_a_lost_transcript_put_back_is_found_by_claude(make_home: Make, start: Start, tmp_path: Path) -> None:
+def test_a_lost_transcript_put_back_is_found_by_claude(make_claude_home: Make, start: Start, tmp_path: Path) -> None:
     with ModelServer(answer) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "-p", "remember the heron")
         assert start(launch, claude.begin(launch, "session-1")[0]).wait() == 0
         talk = claude.find_conversation(launch, [], 0.0)
@@ -220,9 +188,9 @@ def test_a_lost_transcript_put_back_is_found_by_claude(make_home: Make, start: S
 
 
 @pytest.mark.parametrize("fault", [Fault(429, "slow down"), Fault(500, "broken"), Fault(401, "who are you"), Cut()])
-def test_a_failed_turn_tells_its_failure(make_home: Make, start: Start, fault: Fault | Cut) -> None:
+def test_a_failed_turn_tells_its_failure(make_claude_home: Make, start: Start, fault: Fault | Cut) -> None:
     with ModelServer(lambda ask: fault) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "-p", "do it")
         assert start(launch, claude.begin(launch, "session-1")[0]).wait() == 1
         talk = claude.find_conversation(launch, [], 0.0)
@@ -232,12 +200,12 @@ def test_a_failed_turn_tells_its_failure(make_home: Make, start: Start, fault: F
         assert (activity.progress, activity.limited_until) == (0, None)
 
 
-def test_a_usage_limit_tells_when_it_ends(make_home: Make, start: Start) -> None:
+def test_a_usage_limit_tells_when_it_ends(make_claude_home: Make, start: Start) -> None:
     ends_at = int(time.time()) // 60 * 60 + 7200  # it is told to the minute
     limit = {"anthropic-ratelimit-unified-status": "rejected", "anthropic-ratelimit-unified-reset": str(ends_at)}
     limit["anthropic-ratelimit-unified-representative-claim"] = "five_hour"
     with ModelServer(lambda ask: Fault(429, "too much", headers=limit)) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "-p", "do it")
         del launch.environment["ANTHROPIC_API_KEY"]  # only users of a subscription have such limits
         launch.environment["CLAUDE_CODE_OAUTH_TOKEN"] = "sk-ant-oat01-nobody-asks"
@@ -247,12 +215,12 @@ def test_a_usage_limit_tells_when_it_ends(make_home: Make, start: Start) -> None
         assert claude.read_activity(talk).limited_until == ends_at
 
 
-def test_a_hanging_model_is_no_failure(make_home: Make, start: Start) -> None:
+def test_a_hanging_model_is_no_failure(make_claude_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: Hang()) as model:
-        home, claude = make_home(model.root), get_agent("claude")
+        home, claude = make_claude_home(model.root), get_agent("claude")
         launch = make_launch(home, "-p", "do it")
         running = start(launch, claude.begin(launch, "session-1")[0])
         wait_until(model.working_asks, what="the request")
-        talk = find(claude, launch, running)
+        talk = running.wait_conversation(claude)
         activity = wait_until(lambda: (seen := claude.read_activity(talk)).at_prompt is False and seen, what="the open turn")
         assert activity.failure is None

@@ -6,15 +6,14 @@ import dataclasses
 import itertools
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import CodexHome
+from codex_home import CodexHome
 from model_server import Ask, Cut, Fault, Hang, ModelServer, Shell
+from running import Start
 from support import wait_until
 
 from coordinator.agents import Activity, get_agent
@@ -22,81 +21,15 @@ from coordinator.agents.codex import GO_ON
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Message
 from coordinator.sessions.model import LaunchSpec
-from coordinator.system.terminal import spawn_on_terminal
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 Make = Callable[[str], CodexHome]
-
-
-class Running:
-    """A program on a terminal whose output is read and never answered, as when nobody is attached."""
-
-    def __init__(self, argv: tuple[str, ...], launch: LaunchSpec) -> None:
-        spawned = spawn_on_terminal(argv, cwd=launch.cwd, environment=launch.environment, rows=40, columns=120, cgroup=None)
-        self.pid, self._master_fd = spawned.identity.pid, spawned.master_fd
-        self.process = psutil.Process(self.pid)
-        self.output = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self._master_fd, 1 << 16):
-                self.output += data
-        except OSError:
-            return  # EIO: the other end is closed
-
-    def type(self, text: str) -> None:
-        os.write(self._master_fd, text.encode())
-
-    def tree(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
-
-    def wait(self) -> int:
-        ended = wait_until(lambda: [end for end in [os.waitpid(self.pid, os.WNOHANG)] if end[0]], what="its end", timeout_s=20)
-        return os.waitstatus_to_exitcode(ended[0][1])
-
-    def kill(self) -> None:
-        """End it with SIGKILL, and what its tools left."""
-        try:
-            rest = self.tree()[1:]
-            self.process.kill()
-            self.wait()
-        except (psutil.NoSuchProcess, ChildProcessError):
-            rest = []
-        for process in rest:
-            if process.is_running():
-                process.kill()
-        self._reader.join(5)
-        if self._master_fd >= 0:
-            os.close(self._master_fd)
-            self._master_fd = -1
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[LaunchSpec, tuple[str, ...] | None], Running]]:
-    running: list[Running] = []
-
-    def begin(launch: LaunchSpec, argv: tuple[str, ...] | None = None) -> Running:
-        running.append(Running(argv or launch.argv, launch))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.kill()
 
 
 def make_launch(home: CodexHome, *words: str) -> LaunchSpec:
     plain = LaunchSpec(argv=("codex", *words), cwd=str(home.work), environment=home.environment, agent="codex")
     return get_agent("codex").prepare(plain)
-
-
-def find(launch: LaunchSpec, running: Running) -> Conversation:
-    codex = get_agent("codex")
-    return wait_until(
-        lambda: codex.find_conversation(launch, [process.pid for process in running.tree()], 0.0), what="the conversation"
-    )
 
 
 def answer(ask: Ask) -> str | Shell:
@@ -107,13 +40,13 @@ def answer(ask: Ask) -> str | Shell:
     return f"answered {ask.last_user[-30:]}"
 
 
-def test_exec_comes_back_in_its_own_conversation_with_its_flags(make_codex_home: Make, start: Callable[..., Running]) -> None:
+def test_exec_comes_back_in_its_own_conversation_with_its_flags(make_codex_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "-m", "special", "exec", "-s", "danger-full-access", "--skip-git-repo-check", "do it SLOWLY")
         first = start(launch)
         assert os.path.realpath(f"/proc/{first.pid}/exe").endswith("/bin/codex"), "the native program, not its wrapper"
-        talk = find(launch, first)
+        talk = first.wait_conversation(get_agent("codex"))
         wait_until((home.work / "begun.txt").exists, what="the tool call")
         first.kill()
 
@@ -131,7 +64,7 @@ def test_exec_comes_back_in_its_own_conversation_with_its_flags(make_codex_home:
         assert argv[argv.index("-s") + 1] == "danger-full-access"
 
 
-def test_a_lost_rollout_put_back_is_found_by_codex(make_codex_home: Make, start: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_lost_rollout_put_back_is_found_by_codex(make_codex_home: Make, start: Start, tmp_path: Path) -> None:
     with ModelServer(answer) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "exec", "--skip-git-repo-check", "remember the heron")
@@ -151,16 +84,14 @@ def test_a_lost_rollout_put_back_is_found_by_codex(make_codex_home: Make, start:
         assert "answered" in model.working_asks()[-1].said_by("assistant")
 
 
-def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(
-    make_codex_home: Make, start: Callable[..., Running]
-) -> None:
+def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(make_codex_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
         home = make_codex_home(model.url)
         home.configure('sandbox_mode = "danger-full-access"\napproval_policy = "never"\n')
         launch = make_launch(home, "do it SLOWLY")
         assert "--no-daemon" in launch.argv
         first = start(launch)
-        talk = find(launch, first)
+        talk = first.wait_conversation(get_agent("codex"))
         wait_until((home.work / "begun.txt").exists, what="the tool call")
         first.kill()
 
@@ -173,7 +104,7 @@ def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waite
 
         asked = len(model.working_asks())
         third = start(launch, get_agent("codex").build_resume(launch, talk))
-        assert find(launch, third).id == talk.id
+        assert third.wait_conversation(get_agent("codex")).id == talk.id
         wait_until(lambda: b"answered" in third.output, what="the conversation on the screen")
         assert len(model.working_asks()) == asked, "one that waited for its user waits again"
         # Enter right behind other keys counts as pasted text, and keys in the program's first moment are lost.
@@ -186,12 +117,12 @@ def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waite
         assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
 
 
-def test_an_open_permission_prompt_needs_the_user(make_codex_home: Make, start: Callable[..., Running]) -> None:
+def test_an_open_permission_prompt_needs_the_user(make_codex_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt", escalate=True)) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "-a", "on-request", "-s", "read-only", "write it")
         running = start(launch)
-        talk, codex = find(launch, running), get_agent("codex")
+        talk, codex = running.wait_conversation(get_agent("codex")), get_agent("codex")
         seen = 0
 
         def needs_user() -> bool:
@@ -209,9 +140,7 @@ def test_an_open_permission_prompt_needs_the_user(make_codex_home: Make, start: 
         wait_until((home.work / "asked.txt").exists, what="the tool's file")
 
 
-def test_a_permission_lowered_by_configuration_since_is_not_raised_by_a_resume(
-    make_codex_home: Make, start: Callable[..., Running]
-) -> None:
+def test_a_permission_lowered_by_configuration_since_is_not_raised_by_a_resume(make_codex_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "exec", "--skip-git-repo-check", "look around")
@@ -225,7 +154,7 @@ def test_a_permission_lowered_by_configuration_since_is_not_raised_by_a_resume(
         assert "`sandbox_mode` is `read-only`" in model.working_asks()[-1].said_by("developer")
 
 
-def run_out(make_codex_home: Make, start: Callable[..., Running], said: Fault | Cut) -> Activity:
+def run_out(make_codex_home: Make, start: Start, said: Fault | Cut) -> Activity:
     """Let a model say nothing but ``said``; return what the adapter sees of it once Codex has given up."""
     with ModelServer(lambda ask: said) as model:
         home = make_codex_home(model.url)
@@ -246,16 +175,14 @@ def run_out(make_codex_home: Make, start: Callable[..., Running], said: Fault | 
     ("said", "words"),
     [(Fault(429, more={"type": "rate_limit_exceeded"}), "429"), (Fault(500), "high demand"), (Cut(), "stream disconnected")],
 )
-def test_a_failed_turn_tells_its_failure(
-    make_codex_home: Make, start: Callable[..., Running], said: Fault | Cut, words: str
-) -> None:
+def test_a_failed_turn_tells_its_failure(make_codex_home: Make, start: Start, said: Fault | Cut, words: str) -> None:
     activity = run_out(make_codex_home, start, said)
     assert words in (activity.failure or "")
     assert (activity.limited_until, activity.at_prompt, activity.progress) == (None, True, 0)
 
 
 @pytest.mark.parametrize("told", ["in words", "exactly"])
-def test_a_usage_limit_tells_when_it_ends(make_codex_home: Make, start: Callable[..., Running], told: str) -> None:
+def test_a_usage_limit_tells_when_it_ends(make_codex_home: Make, start: Start, told: str) -> None:
     ends_at = int(time.time()) // 60 * 60 + 7200 + (17 if told == "exactly" else 0)  # in words it is told to the minute
     headers = {"x-codex-primary-used-percent": "100", "x-codex-primary-reset-at": str(ends_at)}
     headers["x-codex-primary-window-minutes"] = "300"
@@ -266,18 +193,18 @@ def test_a_usage_limit_tells_when_it_ends(make_codex_home: Make, start: Callable
     assert activity.limited_until == ends_at
 
 
-def test_a_hanging_model_is_no_failure(make_codex_home: Make, start: Callable[..., Running]) -> None:
+def test_a_hanging_model_is_no_failure(make_codex_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: Hang()) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "exec", "--skip-git-repo-check", "do it")
         running = start(launch)
         wait_until(model.working_asks, what="the request")
-        talk, codex = find(launch, running), get_agent("codex")
+        talk, codex = running.wait_conversation(get_agent("codex")), get_agent("codex")
         activity = wait_until(lambda: (seen := codex.read_activity(talk)).at_prompt is False and seen, what="the open turn")
         assert activity.failure is None
 
 
-def test_killing_the_native_program_leaves_no_codex_behind(make_codex_home: Make, start: Callable[..., Running]) -> None:
+def test_killing_the_native_program_leaves_no_codex_behind(make_codex_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
         home = make_codex_home(model.url)
         launch = make_launch(home, "exec", "-s", "danger-full-access", "--skip-git-repo-check", "do it SLOWLY")

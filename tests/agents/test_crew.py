@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from crew_programs import SLOW_S, Program, make_program
 from model_server import Answer, Ask, Call, ModelServer, Shell
+from programs import CODEX, GEMINI, OPENCODE, Program, join_names
+from running import SLOW_S
 from support import cli, cli_json
 
 from coordinator.paths import Home
@@ -82,9 +83,9 @@ class Bob:
         return "done"
 
 
-@pytest.mark.parametrize("agents", [("codex", "gemini"), ("gemini", "opencode")], ids="-".join)
+@pytest.mark.parametrize("agents", [(CODEX, GEMINI), (GEMINI, OPENCODE)], ids=join_names)
 def test_two_different_agents_keep_off_each_others_files_and_tell_each_other(
-    agents: tuple[str, str], home: Home, tmp_path: Path
+    agents: tuple[Program, Program], home: Home, tmp_path: Path
 ) -> None:
     repository = tmp_path / "repository"
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
@@ -93,11 +94,11 @@ def test_two_different_agents_keep_off_each_others_files_and_tell_each_other(
         models = {}
         for name, agent, script in zip(("ann", "bob"), agents, (Ann(steps, repository), Bob(steps, repository)), strict=True):
             model = models[name] = stack.enter_context(ModelServer(script))
-            program = script.program = make_program(agent, model, tmp_path / name)
-            program.install("hooks", home)
-            program.install("mcp", home)
-            environment = {**program.environment, "CREWKEEP_CLAIM_MODE": "enforce"}
-            words = ("run", "-d", "--name", name, "--", *program.words, "work on the plan")
+            script.program, installed = agent, agent.install(model.root, tmp_path / name)
+            installed.configure("hooks", home)
+            installed.configure("mcp", home)
+            environment = {**installed.environment, "CREWKEEP_CLAIM_MODE": "enforce"}
+            words = ("run", "-d", "--name", name, "--", *agent.headless, "work on the plan")
             done = cli(*words, home=home, env=environment, cwd=repository)
             assert done.returncode == 0, done.stderr
         for name in models:

@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from gemini_home import GeminiHome, find_gemini_command, make_gemini_home
-from model_server import Ask, ModelServer, Shell
-from support import cli, cli_json, end_home_processes, wait_until
+from gemini_home import GeminiHome
+from interrupted import Work, kill_part, run_coder
+from model_server import ModelServer
+from support import cli, cli_json, end_home_processes
 
 from coordinator.agents.gemini import GO_ON
 from coordinator.paths import Home
-from coordinator.sessions.conversation import Conversation, read_conversation
-from coordinator.sessions.model import SessionRecord
+from coordinator.sessions.conversation import read_conversation
 from coordinator.sessions.registry import Registry
 from coordinator.system.scan import ROLE_VARIABLE
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
-#: A tool that writes on and on, from a daemon that left the agent's process group, OS session and parent.
-WRITER = "setsid sh -c 'while :; do echo tick >> ticks.txt; sleep 0.02; done' < /dev/null > /dev/null 2>&1 &"
-
-
-class Work:
-    """The model's side: it lets a tool run that is cut short, and says "finished" once the agent was told to go on."""
-
-    def __init__(self, directory: Path) -> None:
-        self.ticks = directory / "ticks.txt"
-        #: Size of what the killed tool had written when the next incarnation first asked.
-        self.ticks_at_return: int | None = None
-
-    def answer(self, ask: Ask) -> str | Shell:
-        if ask.last_user == GO_ON and not ask.after_tool:
-            self.ticks_at_return = self.ticks.stat().st_size
-            return Shell("sleep 0.5; echo again")  # time in which a tool that was left over would write
-        if ask.after_tool:
-            return "finished"
-        return Shell(f"{WRITER}\nwhile [ ! -s ticks.txt ]; do sleep 0.01; done; echo begun > begun.txt; sleep 300")
-
-
-def run_gemini(home: Home, gemini: GeminiHome) -> tuple[SessionRecord, Conversation]:
-    """Start a session named coder and wait until its tool is at work and its transcript is known."""
-    words = ["run", "-d", "--json", "--name", "coder", "--cwd", str(gemini.work), "--"]
-    cli_json(*words, "gemini", "-y", "-p", "work on the heron", home=home, env=gemini.environment)
-    wait_until((gemini.work / "begun.txt").exists, timeout_s=30, what="the tool call")
-    record = Registry(home).find("coder")
-
-    def talk() -> Conversation | None:
-        found = read_conversation(home.session(record.id))
-        return found if found is not None and found.transcript is not None else None
-
-    return Registry(home).find("coder"), wait_until(talk, what="the conversation")
-
-
-def wait_return(model: ModelServer) -> Ask:
-    """Return the first request of the next incarnation."""
-    return wait_until(
-        lambda: next((ask for ask in model.working_asks() if ask.last_user == GO_ON), None), timeout_s=30, what="the return"
-    )
+Make = Callable[[str], GeminiHome]
 
 
 def list_programs(gemini: GeminiHome) -> list[psutil.Process]:
@@ -77,19 +37,18 @@ def list_programs(gemini: GeminiHome) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("which", ["agent", "keeper", "keeper and agent"])
-def test_a_killed_session_comes_back_in_its_own_conversation(home: Home, tmp_path: Path, which: str) -> None:
+def test_a_killed_session_comes_back_in_its_own_conversation(home: Home, make_gemini_home: Make, which: str) -> None:
     with ModelServer(lambda ask: work.answer(ask)) as model:
-        gemini = make_gemini_home(model.root, tmp_path / "gemini", find_gemini_command())
-        work = Work(gemini.work)
-        record, talk = run_gemini(home, gemini)
+        gemini = make_gemini_home(model.root)
+        work = Work(gemini.work, GO_ON)
+        record, talk = run_coder(home, gemini, "gemini", "-y", "-p", "work on the heron")
         assert record.agent is not None
         assert record.owner is not None
         old = list_programs(gemini)
         assert record.agent.pid in [process.pid for process in old]
-        for pid in ([record.owner.pid] if "keeper" in which else []) + ([record.agent.pid] if "agent" in which else []):
-            os.kill(pid, signal.SIGKILL)
+        kill_part(record, which)
 
-        ask = wait_return(model)
+        ask = work.wait_return(model)
         assert "work on the heron" in ask.said_by("user"), "the earlier turns are in the request"
         agent = Registry(home).find("coder").agent
         assert agent is not None
@@ -106,11 +65,11 @@ def test_a_killed_session_comes_back_in_its_own_conversation(home: Home, tmp_pat
         )
 
 
-def test_a_lost_transcript_is_put_back_from_the_checkpoint_when_everything_was_killed(home: Home, tmp_path: Path) -> None:
+def test_a_lost_transcript_is_put_back_from_the_checkpoint_when_everything_was_killed(home: Home, make_gemini_home: Make) -> None:
     with ModelServer(lambda ask: work.answer(ask)) as model:
-        gemini = make_gemini_home(model.root, tmp_path / "gemini", find_gemini_command())
-        work = Work(gemini.work)
-        _, talk = run_gemini(home, gemini)
+        gemini = make_gemini_home(model.root)
+        work = Work(gemini.work, GO_ON)
+        _, talk = run_coder(home, gemini, "gemini", "-y", "-p", "work on the heron")
         assert cli("checkpoint", "coder", home=home).returncode == 0
         end_home_processes(home)
         for path in (gemini.home / ".gemini").rglob("*"):
@@ -118,6 +77,6 @@ def test_a_lost_transcript_is_put_back_from_the_checkpoint_when_everything_was_k
                 path.unlink()
         recovered = cli("recover", "coder", "--yes", home=home, env=gemini.environment)
         assert recovered.returncode == 0, recovered.stderr
-        assert "work on the heron" in wait_return(model).said_by("user")
+        assert "work on the heron" in work.wait_return(model).said_by("user")
         assert cli("wait", "coder", "--timeout", "30s", home=home).returncode == 0
         assert "work on the heron" in Path(talk.transcript or "").read_text()

@@ -9,14 +9,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gemini_home import GeminiHome, find_gemini_command, make_gemini_home
+from gemini_home import GeminiHome
 from model_server import Ask, Cut, Fault, Hang, ModelServer, Shell
+from running import Running, Start
 from support import require_program, wait_until
-from test_codex_program import Running
 
 from coordinator.agents import get_agent
 from coordinator.agents.base import Activity
@@ -24,29 +24,9 @@ from coordinator.agents.gemini import GO_ON, Gemini
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec
 
-pytestmark = pytest.mark.agents
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 Make = Callable[[str], GeminiHome]
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def make_home(tmp_path: Path) -> Make:
-    command = find_gemini_command()
-    return lambda url: make_gemini_home(url, tmp_path, command)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    running: list[Running] = []
-
-    def begin(launch: LaunchSpec, argv: tuple[str, ...]) -> Running:
-        running.append(Running(argv, launch))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.kill()
 
 
 def make_launch(home: GeminiHome, *words: str, environment: dict[str, str] | None = None) -> LaunchSpec:
@@ -58,15 +38,6 @@ def begin(launch: LaunchSpec, session_id: str = "one") -> tuple[tuple[str, ...],
     argv, talk = get_agent("gemini").begin(launch, session_id)
     assert talk is not None
     return argv, talk
-
-
-def find(launch: LaunchSpec, running: Running, adapter: Gemini | None = None) -> Conversation:
-    gemini = adapter or Gemini()
-    return wait_until(
-        lambda: gemini.find_conversation(launch, [process.pid for process in running.tree()], 0.0),
-        what="the conversation",
-        timeout_s=20,
-    )
 
 
 def answer(ask: Ask) -> str | Shell | Fault | Cut | Hang:
@@ -103,16 +74,16 @@ class Watched:
         )
 
 
-def test_headless_it_comes_back_in_its_own_conversation_with_its_flags(make_home: Make, start: Start) -> None:
+def test_headless_it_comes_back_in_its_own_conversation_with_its_flags(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-m", "gemini-2.5-pro", "--approval-mode=yolo", "-p", "do it SLOWLY")
         argv, chosen = begin(launch)
         first = start(launch, argv)
         wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=20)
         assert [process.name() for process in first.tree() if "node" in process.name()] == [first.process.name()], "no wrapper"
         assert f"--max-old-space-size={os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2 >> 20}" in argv
-        talk = find(launch, first)
+        talk = first.wait_conversation(Gemini())
         assert talk.id == chosen.id
         first.kill()
 
@@ -129,9 +100,11 @@ def test_headless_it_comes_back_in_its_own_conversation_with_its_flags(make_home
         assert not (home.work / "late.txt").exists()
 
 
-def test_no_transcript_is_lost_to_a_resume_in_a_later_minute_and_another_sessions_start(make_home: Make, start: Start) -> None:
+def test_no_transcript_is_lost_to_a_resume_in_a_later_minute_and_another_sessions_start(
+    make_gemini_home: Make, start: Start
+) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
 
         def launch_at(seconds: float, word: str) -> LaunchSpec:
             return make_launch(home, "-p", word, environment=home.shifted(seconds))
@@ -154,9 +127,9 @@ def test_no_transcript_is_lost_to_a_resume_in_a_later_minute_and_another_session
         assert get_agent("gemini").restore_transcript(dataclasses.replace(talk, transcript=str(own[0])), own[0]) is False
 
 
-def test_a_resume_killed_while_it_emptied_the_transcript_loses_nothing(make_home: Make, start: Start) -> None:
+def test_a_resume_killed_while_it_emptied_the_transcript_loses_nothing(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         minute = (time.time() // 60 + 2) * 60
 
         def launch_at(second: float) -> LaunchSpec:
@@ -179,10 +152,10 @@ def test_a_resume_killed_while_it_emptied_the_transcript_loses_nothing(make_home
         assert "answered remember the heron" in model.working_asks()[-1].said_by("assistant")
 
 
-def test_a_conversation_of_a_worktree_is_resumed_in_it(make_home: Make, start: Start) -> None:
+def test_a_conversation_of_a_worktree_is_resumed_in_it(make_gemini_home: Make, start: Start) -> None:
     git = require_program("git")
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         settings = home.home / ".gemini" / "settings.json"
         settings.write_text(json.dumps({**json.loads(settings.read_text()), "experimental": {"worktrees": True}}))
         for words in (["init", "-q"], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "x"]):
@@ -194,16 +167,16 @@ def test_a_conversation_of_a_worktree_is_resumed_in_it(make_home: Make, start: S
         assert (tree / "asked.txt").exists()
         (tree / "asked.txt").unlink()
         running = start(launch, get_agent("gemini").build_resume(launch, talk))
-        assert find(launch, running).id == talk.id
+        assert running.wait_conversation(Gemini()).id == talk.id
         assert running.wait() == 0
         ask = model.working_asks()[-1]
         assert "use the SHELL" in ask.said_by("user")
         assert ask.last_user == GO_ON
 
 
-def test_a_lost_transcript_put_back_is_found_by_gemini(make_home: Make, start: Start, tmp_path: Path) -> None:
+def test_a_lost_transcript_put_back_is_found_by_gemini(make_gemini_home: Make, start: Start, tmp_path: Path) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-p", "remember the heron")
         argv, talk = begin(launch)
         assert start(launch, argv).wait() == 0
@@ -220,14 +193,14 @@ def test_a_lost_transcript_put_back_is_found_by_gemini(make_home: Make, start: S
         assert "answered remember the heron" in model.working_asks()[-1].said_by("assistant")
 
 
-def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(make_home: Make, start: Start) -> None:
+def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waited(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-y", "do it SLOWLY")
         argv, _ = begin(launch)
         first = start(launch, argv)
         wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=20)
-        talk = find(launch, first)
+        talk = first.wait_conversation(Gemini())
         first.kill()
 
         second = start(launch, get_agent("gemini").build_resume(launch, talk))
@@ -247,13 +220,13 @@ def test_the_interactive_program_goes_on_if_it_was_at_work_and_waits_if_it_waite
         assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
 
 
-def test_where_the_user_goes_on_in_another_conversation_the_session_follows(make_home: Make, start: Start) -> None:
+def test_where_the_user_goes_on_in_another_conversation_the_session_follows(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-i", "the first thing")
         argv, chosen = begin(launch)
         began_at, running, gemini = time.time(), start(launch, argv), Gemini()
-        watched = Watched(running, find(launch, running))
+        watched = Watched(running, running.wait_conversation(Gemini()))
         wait_until(lambda: watched.activity().at_prompt and watched.activity().progress, what="the first answer", timeout_s=20)
         watched.type("/clear")
         watched.type("the second thing")
@@ -267,13 +240,13 @@ def test_where_the_user_goes_on_in_another_conversation_the_session_follows(make
         assert ("--resume", talk.id) == gemini.build_resume(launch, talk)[-2:]
 
 
-def test_an_open_permission_prompt_needs_the_user(make_home: Make, start: Start) -> None:
+def test_an_open_permission_prompt_needs_the_user(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-i", "use the SHELL")
         argv, _ = begin(launch)
         running = start(launch, argv)
-        watched = Watched(running, find(launch, running))
+        watched = Watched(running, running.wait_conversation(Gemini()))
         wait_until(lambda: watched.activity().needs_user, what="the permission prompt", timeout_s=20)
         assert watched.activity().at_prompt is False
         assert not (home.work / "asked.txt").exists()
@@ -283,17 +256,17 @@ def test_an_open_permission_prompt_needs_the_user(make_home: Make, start: Start)
         assert watched.activity().needs_user is False
 
 
-def test_what_was_killed_before_anything_was_said_begins_by_another_id(make_home: Make, start: Start) -> None:
+def test_what_was_killed_before_anything_was_said_begins_by_another_id(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home)
         argv, chosen = begin(launch)
         first = start(launch, argv)
-        talk = find(launch, first)
+        talk = first.wait_conversation(Gemini())
         assert talk.id == chosen.id
         first.kill()
         running = start(launch, get_agent("gemini").build_resume(launch, talk))
-        second = find(launch, running)
+        second = running.wait_conversation(Gemini())
         assert second.id != chosen.id
         watched = Watched(running, second)
         wait_until(lambda: watched.activity().at_prompt, what="the prompt", timeout_s=20)
@@ -317,11 +290,11 @@ QUOTA = Fault(
     ],
 )
 def test_a_headless_failure_is_told_and_the_prompt_is_said_again(
-    make_home: Make, start: Start, fault: Fault | Cut, code: int, words: str
+    make_gemini_home: Make, start: Start, fault: Fault | Cut, code: int, words: str
 ) -> None:
     failing = True
     with ModelServer(lambda ask: fault if failing else "done now") as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-p", "count the herons")
         argv, talk = begin(launch)
         running = start(launch, argv)
@@ -336,13 +309,13 @@ def test_a_headless_failure_is_told_and_the_prompt_is_said_again(
         assert model.working_asks()[-1].said_by("user").count("count the herons") == 1
 
 
-def test_a_usage_limit_on_the_screen_needs_the_user(make_home: Make, start: Start) -> None:
+def test_a_usage_limit_on_the_screen_needs_the_user(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: QUOTA) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         launch = make_launch(home, "-i", "count the herons")
         argv, _ = begin(launch)
         running = start(launch, argv)
-        watched = Watched(running, find(launch, running))
+        watched = Watched(running, running.wait_conversation(Gemini()))
         wait_until(lambda: watched.activity().needs_user, what="the dialog", timeout_s=20)
         assert "Usage limit reached for gemini-2.5-flash" in (watched.activity().failure or "")
         wait_until(lambda: running.type("\x1b[B\r") or watched.activity().at_prompt, what="the prompt", every_s=0.5)
@@ -350,14 +323,14 @@ def test_a_usage_limit_on_the_screen_needs_the_user(make_home: Make, start: Star
         assert "quota" in (watched.activity().failure or "")
 
 
-def test_a_model_that_hangs_or_is_not_there_shows_as_an_open_turn(make_home: Make, start: Start) -> None:
+def test_a_model_that_hangs_or_is_not_there_shows_as_an_open_turn(make_gemini_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: Hang()) as model:
-        home = make_home(model.root)
+        home = make_gemini_home(model.root)
         for number, url in enumerate((model.root, "http://127.0.0.1:9")):
             launch = make_launch(home, "-p", "anybody?", environment={**home.environment, "GOOGLE_GEMINI_BASE_URL": url})
             argv, _ = begin(launch, str(number))
             running = start(launch, argv)
-            watched = Watched(running, find(launch, running))
+            watched = Watched(running, running.wait_conversation(Gemini()))
             wait_until(lambda: watched.activity().at_prompt is False, what="the open turn", timeout_s=20)  # noqa: B023
             assert watched.activity().failure is None, "it tries again and again"
             os.kill(running.pid, signal.SIGTERM)

@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 from codex_home import CodexHome
-from crew_programs import NAMES, SLOW_S, Program, make_program
 from model_server import Answer, Ask, Call, ModelServer, Shell
+from programs import OPENCODE, Installed, Program, with_each
+from running import SLOW_S
 from support import cli, cli_json, wait_until
 
 from coordinator.agents import get_agent
@@ -25,24 +26,23 @@ from coordinator.sessions.registry import Registry
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(120)]
 
 Make = Callable[[str], CodexHome]
-with_each = pytest.mark.parametrize("agent", NAMES)
 
 
 class Crew:
     """A session named coder of an agent with hooks installed, beside a session named other that runs nothing of interest."""
 
-    def __init__(self, home: Home, program: Program) -> None:
-        self.home, self.program = home, program
-        program.install("hooks", home)
+    def __init__(self, home: Home, installed: Installed) -> None:
+        self.home, self.installed = home, installed
+        installed.configure("hooks", home)
         self.run("run", "-d", "--name", "other", "-w", "shop", "--", "sleep", "300")
 
     def run(self, *words: str, **environment: str) -> str:
-        done = cli(*words, home=self.home, env={**self.program.environment, **environment}, cwd=self.program.work)
+        done = cli(*words, home=self.home, env={**self.installed.environment, **environment}, cwd=self.installed.work)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def start(self, prompt: str, **environment: str) -> None:
-        self.run("run", "-d", "--name", "coder", "-w", "shop", "--", *self.program.words, prompt, **environment)
+        self.run("run", "-d", "--name", "coder", "-w", "shop", "--", *self.installed.program.headless, prompt, **environment)
 
     @property
     def coder(self) -> SessionRecord:
@@ -67,10 +67,10 @@ class Crew:
 
 
 @with_each
-def test_what_the_agent_does_is_written_into_the_journal(agent: str, home: Home, tmp_path: Path) -> None:
+def test_what_the_agent_does_is_written_into_the_journal(program: Program, home: Home, tmp_path: Path) -> None:
     answers = [Shell("sleep 0.2; echo hi"), Shell("echo no; exit 3"), "all done"]
     with ModelServer(lambda ask: answers[len(ask.tool_outputs)]) as model:
-        crew = Crew(home, make_program(agent, model, tmp_path))
+        crew = Crew(home, program.install(model.root, tmp_path))
         crew.start("say hi")
         crew.wait_done()
     events = crew.events()
@@ -86,52 +86,52 @@ def test_what_the_agent_does_is_written_into_the_journal(agent: str, home: Home,
 
 @with_each
 def test_an_edit_of_what_another_has_claimed_is_refused_and_the_agent_told_by_whom(
-    agent: str, home: Home, tmp_path: Path
+    program: Program, home: Home, tmp_path: Path
 ) -> None:
-    with ModelServer(lambda ask: "I leave it" if ask.after_tool else program.write(program.work / "plan.md", "mine")) as model:
-        program = make_program(agent, model, tmp_path)
-        crew = Crew(home, program)
+    with ModelServer(lambda ask: "I leave it" if ask.after_tool else program.write(installed.work / "plan.md", "mine")) as model:
+        installed = program.install(model.root, tmp_path)
+        crew = Crew(home, installed)
         crew.run("claim", "plan.md", "-s", "other")
         crew.start("write the plan", CREWKEEP_CLAIM_MODE="enforce")
         crew.wait_done()
         refused = model.working_asks()[-1].tool_outputs[-1]
     assert "claimed by session other" in refused
     assert "until" in refused
-    assert not (program.work / "plan.md").exists()
+    assert not (installed.work / "plan.md").exists()
 
 
 @with_each
 def test_with_advice_the_edit_is_made_and_the_model_warned_and_a_letter_is_in_the_next_request_once_and_then_read(
-    agent: str, home: Home, tmp_path: Path
+    program: Program, home: Home, tmp_path: Path
 ) -> None:
     told: list[str] = []
 
     def answer(ask: Ask) -> Answer:
         if not told:
             told.append(crew.run("tell", "coder", "the schema is v2 ✓"))
-        return [program.write(program.work / "plan.md", "mine"), Shell("echo working"), "thank you"][len(ask.tool_outputs)]
+        return [program.write(installed.work / "plan.md", "mine"), Shell("echo working"), "thank you"][len(ask.tool_outputs)]
 
     with ModelServer(answer) as model:
-        program = make_program(agent, model, tmp_path)
-        crew = Crew(home, program)
+        installed = program.install(model.root, tmp_path)
+        crew = Crew(home, installed)
         crew.run("claim", "plan.md", "-s", "other")
         crew.run("tell", "other", "not for the coder")
         crew.start("write the plan")
         crew.wait_done()
         asks = model.working_asks()
-    assert (program.work / "plan.md").read_text() == "mine\n"
+    assert (installed.work / "plan.md").read_text() == "mine\n"
     assert [ask.text.count("claimed by session other") for ask in asks] == [0, 1, 1]
     assert [ask.text.count("the schema is v2 ✓") for ask in asks] == [0, 1, 1]
     assert "from user, another session" in asks[1].text
     assert "not for the coder" not in asks[-1].text
     (letter,) = crew.letters()
     assert letter["state"] == "read"
-    assert get_agent(agent).holds_text(crew.conversation, letter["id"]), "the transcript proves that it arrived"
+    assert get_agent(program.name).holds_text(crew.conversation, letter["id"]), "the transcript proves that it arrived"
 
 
 @with_each
 def test_a_letter_that_was_given_to_a_killed_agent_is_not_given_again_and_one_that_was_not_is(
-    agent: str, home: Home, tmp_path: Path
+    program: Program, home: Home, tmp_path: Path
 ) -> None:
     """Killed after the model saw one letter, and before any hook could bring the other."""
 
@@ -147,9 +147,9 @@ def test_a_letter_that_was_given_to_a_killed_agent_is_not_given_again_and_one_th
         return Shell("echo before")
 
     with ModelServer(answer) as model:
-        crew = Crew(home, make_program(agent, model, tmp_path))
+        crew = Crew(home, program.install(model.root, tmp_path))
         crew.start("wait first", CREWKEEP_START_DELAY_S="0.01")
-        wait_until((crew.program.work / "begun").exists, timeout_s=SLOW_S, what="the tool call")
+        wait_until((crew.installed.work / "begun").exists, timeout_s=SLOW_S, what="the tool call")
         crew.run("tell", "coder", "letter two")
         psutil.Process(crew.coder.agent.pid).send_signal(signal.SIGKILL)  # type: ignore[union-attr]
         crew.wait_done()
@@ -171,7 +171,7 @@ def test_what_a_helper_of_opencode_does_is_written_down_and_letters_wait_for_its
         return Call("^task$", {"description": "look", "prompt": "LOOK around", "subagent_type": "general"})
 
     with ModelServer(answer) as model:
-        crew = Crew(home, make_program("opencode", model, tmp_path))
+        crew = Crew(home, OPENCODE.install(model.root, tmp_path))
         crew.start("work on")
         crew.wait_done()
         asks = model.working_asks()
@@ -236,16 +236,16 @@ def press(home: Home, record: SessionRecord, keys: bytes) -> None:
 
 
 @with_each
-def test_with_a_broken_home_the_agent_still_works(agent: str, home: Home, tmp_path: Path) -> None:
+def test_with_a_broken_home_the_agent_still_works(program: Program, home: Home, tmp_path: Path) -> None:
     broken = {"CREWKEEP_HOME": str(tmp_path / "nowhere"), "CREWKEEP_SESSION": "lost", "CREWKEEP_EPOCH": "1"}
     with ModelServer(lambda ask: "fine" if ask.after_tool else program.write(plan, "mine")) as model:
-        program = make_program(agent, model, tmp_path)
-        plan = program.work / "plan.md"
-        program.install("hooks", home)
-        program.run_alone("write", **broken)
+        installed = program.install(model.root, tmp_path)
+        plan = installed.work / "plan.md"
+        installed.configure("hooks", home)
+        installed.run_alone("write", **broken)
         assert plan.read_text() == "mine\n"
         plan.unlink()
-        program.run_alone("write", **broken, CREWKEEP_CLAIM_MODE="enforce")
+        installed.run_alone("write", **broken, CREWKEEP_CLAIM_MODE="enforce")
         assert not plan.exists()
         assert "claims are enforced and cannot be asked for" in model.working_asks()[-1].tool_outputs[-1]
 

@@ -15,7 +15,8 @@ import psutil
 import pytest
 from model_server import Ask, ModelServer, Shell
 from person_terminal import DETACH_KEY, PersonTerminal
-from programs import PROGRAMS, MakeCodexHome, Program, make_home
+from programs import PROGRAMS, Program
+from running import SLOW_S
 from support import cli, find_home_processes, wait_until
 
 from coordinator.paths import Home
@@ -26,9 +27,6 @@ from coordinator.system.processes import ProcessIdentity, observe, send_signal
 from crewkeep.terminal.render import Renderer
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]  # alone each takes 2 to 20 s; a busy machine needs more
-
-#: A program of this size takes its time to start, and more on a busy machine.
-SLOW_S = 40
 
 
 def answer(ask: Ask) -> str | Shell:
@@ -42,10 +40,10 @@ def answer(ask: Ask) -> str | Shell:
 class Sitting:
     """A person with one session of one program, named ``auth``."""
 
-    def __init__(self, home: Home, program: Program, model: ModelServer, tmp_path: Path, make_codex_home: MakeCodexHome) -> None:
+    def __init__(self, home: Home, program: Program, model: ModelServer, tmp_path: Path) -> None:
         self.home, self.program, self.model = home, program, model
-        agent_home = make_home(program, model.root, tmp_path, make_codex_home)
-        self.work, self._environment = agent_home.work, agent_home.environment
+        installed = program.install(model.root, tmp_path)
+        self.work, self._environment = installed.work, installed.environment
         self._opened = ExitStack()
 
     def close(self) -> None:
@@ -117,9 +115,9 @@ class Sitting:
 
 
 @pytest.fixture(params=PROGRAMS, ids=[program.name for program in PROGRAMS])
-def sitting(request: pytest.FixtureRequest, home: Home, tmp_path: Path, make_codex_home: MakeCodexHome) -> Iterator[Sitting]:
+def sitting(request: pytest.FixtureRequest, home: Home, tmp_path: Path) -> Iterator[Sitting]:
     with ModelServer(answer) as model:
-        sitting = Sitting(home, request.param, model, tmp_path, make_codex_home)
+        sitting = Sitting(home, request.param, model, tmp_path)
         try:
             yield sitting
         finally:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claude_home import find_claude, make_claude_home
-from conftest import CodexHome
-from crew_programs import make_program
+from claude_home import ClaudeHome
+from codex_home import CodexHome
 from model_server import Answer, Ask, Fault, ModelServer
+from programs import GEMINI
 from support import cli, cli_json, wait_until
 
 from coordinator.agents.codex import GO_ON
@@ -101,8 +101,8 @@ def test_gemini_is_parked_until_its_daily_quota_is_there_again(home: Home, tmp_p
         return Fault(429, f"You exceeded your current quota. Please retry in {rest_s:.1f}s.", more={"details": [quota]})
 
     with ModelServer(answer) as model:
-        gemini = make_program("gemini", model, tmp_path)
-        words = ("run", "-d", "--name", "coder", "-w", "shop", "--", *gemini.words, "count to three")
+        gemini = GEMINI.install(model.root, tmp_path)
+        words = ("run", "-d", "--name", "coder", "-w", "shop", "--", *GEMINI.headless, "count to three")
         assert cli(*words, home=home, env=gemini.environment, cwd=gemini.work).returncode == 0
         assert "usage limit" in wait_state(home, "parked")["reason"]
         assert wait_state(home, "done")["epoch"] == 2
@@ -110,13 +110,13 @@ def test_gemini_is_parked_until_its_daily_quota_is_there_again(home: Home, tmp_p
         assert "count to three" in model.working_asks()[-1].said_by("user")
 
 
-def test_claude_code_is_parked_until_the_end_that_it_tells(home: Home, tmp_path: Path) -> None:
+def test_claude_code_is_parked_until_the_end_that_it_tells(home: Home, make_claude_home: Callable[[str], ClaudeHome]) -> None:
     until = int(time.time()) // 60 * 60 + 7200  # it is told to the minute
     limited = True
     headers = {"anthropic-ratelimit-unified-status": "rejected", "anthropic-ratelimit-unified-reset": str(until)}
     headers["anthropic-ratelimit-unified-representative-claim"] = "five_hour"
     with ModelServer(lambda ask: Fault(429, "too much", headers=headers) if limited else "three") as model:
-        claude = make_claude_home(model.root, tmp_path, find_claude())
+        claude = make_claude_home(model.root)
         environment = {**claude.environment, "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-nobody-asks"}
         del environment["ANTHROPIC_API_KEY"]  # only users of a subscription have such limits
         words = ("run", "-d", "--name", "coder", "-w", "shop", "--", claude.command, "-p", "count to three")

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from crew_programs import NAMES, SLOW_S, make_program
 from model_server import Answer, Ask, Call, ModelServer, Shell
+from programs import CODEX, GEMINI, OPENCODE, Program, join_names, with_each
+from running import SLOW_S
 from support import cli, cli_json
 
 from coordinator.paths import Home
@@ -33,34 +34,36 @@ class Counting:
         return Call("context_update$", {"key": "counter", "rule": "sum", "value": self.number})
 
 
-@pytest.mark.parametrize("agent", NAMES)
-def test_an_agent_updates_the_context_as_its_session(agent: str, home: Home, tmp_path: Path) -> None:
+@with_each
+def test_an_agent_updates_the_context_as_its_session(program: Program, home: Home, tmp_path: Path) -> None:
     with ModelServer(Counting(3)) as model:
-        program = make_program(agent, model, tmp_path)
-        program.install("mcp", home)
-        words = ("run", "--name", "coder", "-w", "shop", "--", *program.words, "count")
-        done = cli(*words, home=home, env=program.environment, cwd=program.work, timeout_s=90)
+        installed = program.install(model.root, tmp_path)
+        installed.configure("mcp", home)
+        words = ("run", "--name", "coder", "-w", "shop", "--", *program.headless, "count")
+        done = cli(*words, home=home, env=installed.environment, cwd=installed.work, timeout_s=90)
         assert done.returncode == 0, done.stdout + done.stderr
     found = cli_json("context", "get", "counter", "-w", "shop", "--json", home=home)
     assert (found["value"], found["author"], found["version"]) == (1 + 2 + 3, "coder", 3)
 
 
-@pytest.mark.parametrize("agents", [("codex", "gemini"), ("codex", "opencode")], ids="-".join)
-def test_two_different_agents_at_once_lose_no_update_of_one_key(agents: tuple[str, str], home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("agents", [(CODEX, GEMINI), (CODEX, OPENCODE)], ids=join_names)
+def test_two_different_agents_at_once_lose_no_update_of_one_key(
+    agents: tuple[Program, Program], home: Home, tmp_path: Path
+) -> None:
     """Both are told to write in the same moment, each time."""
     last, barrier = 8, threading.Barrier(2)
     with ExitStack() as stack:
         for agent in agents:
             model = stack.enter_context(ModelServer(Counting(last, barrier)))
-            program = make_program(agent, model, tmp_path / agent)
-            program.install("mcp", home)
-            words = ("run", "-d", "--name", agent, "-w", "shop", "--cwd", str(tmp_path), "--", *program.words, "count")
-            done = cli(*words, home=home, env=program.environment)
+            installed = agent.install(model.root, tmp_path / agent.name)
+            installed.configure("mcp", home)
+            words = ("run", "-d", "--name", agent.name, "-w", "shop", "--cwd", str(tmp_path), "--", *agent.headless, "count")
+            done = cli(*words, home=home, env=installed.environment)
             assert done.returncode == 0, done.stderr
         for agent in agents:
-            assert cli("wait", agent, "--timeout", "80s", home=home, timeout_s=90).returncode == 0
+            assert cli("wait", agent.name, "--timeout", "80s", home=home, timeout_s=90).returncode == 0
     found = cli_json("context", "get", "counter", "-w", "shop", "--json", home=home)
     assert (found["value"], found["version"]) == (2 * sum(range(last + 1)), 2 * last)
     history = cli_json("context", "history", "counter", "-w", "shop", "--json", home=home)
     authors = [entry["author"] for entry in history]
-    assert {agent: authors.count(agent) for agent in agents} == dict.fromkeys(agents, last)
+    assert [authors.count(agent.name) for agent in agents] == [last, last]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from model_server import Cut, Fault, Hang, ModelServer
-from programs import CODEX, GEMINI, OPENCODE, PROGRAMS, MakeCodexHome, Program, make_home
+from programs import CODEX, GEMINI, OPENCODE, Program, with_each
+from running import SLOW_S
 from support import cli, cli_json, wait_until
 
 from coordinator.paths import Home
@@ -21,7 +22,6 @@ pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]  # alone each takes 
 TRUTHFUL = {"starting", "working", "waiting", "hung", "failed", "parked"}
 #: Nobody listens there.
 REFUSING = "http://127.0.0.1:9"
-SLOW_S = 60
 FAULTS: dict[str, Fault | Cut | Hang | None] = {
     "429": Fault(429, "too many of them"),
     "500": Fault(500, "it broke"),
@@ -40,11 +40,11 @@ ENDS = {
 class Watched:
     """One headless session of a program, looked at as a script does."""
 
-    def __init__(self, home: Home, program: Program, url: str, tmp_path: Path, make_codex_home: MakeCodexHome) -> None:
+    def __init__(self, home: Home, program: Program, url: str, tmp_path: Path) -> None:
         self.home = home
-        agent_home = make_home(program, url, tmp_path, make_codex_home)
+        installed = program.install(url, tmp_path)
         words = ("run", "-d", "--name", "auth", "--", *program.headless, "do the work")
-        done = cli(*words, home=home, env=agent_home.environment, cwd=agent_home.work)
+        done = cli(*words, home=home, env=installed.environment, cwd=installed.work)
         assert done.returncode == 0, done.stderr
 
     def look(self) -> dict[str, Any]:
@@ -67,13 +67,13 @@ class Watched:
 
 
 @pytest.fixture
-def watch(home: Home, tmp_path: Path, make_codex_home: MakeCodexHome) -> Iterator[Callable[[Program, str], Watched]]:
-    yield lambda program, url: Watched(home, program, url, tmp_path, make_codex_home)
+def watch(home: Home, tmp_path: Path) -> Iterator[Callable[[Program, str], Watched]]:
+    yield lambda program, url: Watched(home, program, url, tmp_path)
     cli("kill", "--all", home=home)
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-@pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
+@with_each
 def test_a_turn_that_the_model_failed_is_never_called_done(
     watch: Callable[[Program, str], Watched], program: Program, kind: str
 ) -> None:

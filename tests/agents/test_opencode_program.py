@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from model_server import Ask, Cut, Fault, Hang, ModelServer, Shell
-from opencode_home import OpenCodeHome, find_opencode, make_opencode_home
+from opencode_home import OpenCodeHome
+from running import SLOW_S, Start
 from support import wait_until
 
 from coordinator.agents import get_agent
@@ -20,106 +18,15 @@ from coordinator.agents.base import Activity, Agent
 from coordinator.agents.opencode import GO_ON
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.model import LaunchSpec
-from coordinator.system.terminal import spawn_on_terminal
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(180)]
 
 Make = Callable[[str], OpenCodeHome]
-#: It takes its time to start, and more on a busy machine.
-SLOW_S = 60
-
-
-@pytest.fixture
-def make_home(tmp_path: Path) -> Make:
-    return lambda url: make_opencode_home(url, tmp_path, find_opencode())
-
-
-class Running:
-    """A program on a terminal whose output is read and never answered, as when nobody is attached."""
-
-    def __init__(self, argv: tuple[str, ...], launch: LaunchSpec) -> None:
-        spawned = spawn_on_terminal(argv, cwd=launch.cwd, environment=launch.environment, rows=40, columns=120, cgroup=None)
-        self.pid, self._master_fd = spawned.identity.pid, spawned.master_fd
-        self.process = psutil.Process(self.pid)
-        self.started_at = time.time()
-        self.output = b""
-        self._seen = 0
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self._master_fd, 1 << 16):
-                self.output += data
-        except OSError:
-            return  # EIO: the other end is closed
-
-    def take_output(self) -> bytes:
-        """Return what came since the last call."""
-        output = self.output
-        new, self._seen = output[self._seen :], len(output)
-        return new
-
-    def type(self, text: str) -> None:
-        os.write(self._master_fd, text.encode())
-
-    def tree(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
-
-    def wait(self) -> int:
-        ended = wait_until(
-            lambda: [end for end in [os.waitpid(self.pid, os.WNOHANG)] if end[0]], what="its end", timeout_s=SLOW_S
-        )
-        return os.waitstatus_to_exitcode(ended[0][1])
-
-    def kill(self) -> None:
-        """End it with SIGKILL, and what its tools left."""
-        try:
-            rest = self.tree()[1:]
-            self.process.kill()
-            self.wait()
-        except (psutil.NoSuchProcess, ChildProcessError):
-            rest = []
-        for process in rest:
-            if process.is_running():
-                process.kill()
-        self._reader.join(5)
-        if self._master_fd >= 0:
-            os.close(self._master_fd)
-            self._master_fd = -1
-
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    running: list[Running] = []
-
-    def begin(launch: LaunchSpec, argv: tuple[str, ...] | None = None) -> Running:
-        running.append(Running(argv or launch.argv, launch))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.kill()
 
 
 def make_launch(home: OpenCodeHome, *words: str) -> LaunchSpec:
     plain = LaunchSpec(argv=("opencode", *words), cwd=str(home.work), environment=home.environment, agent="opencode")
     return get_agent("opencode").prepare(plain)
-
-
-def find(launch: LaunchSpec, running: Running, agent: Agent | None = None) -> Conversation:
-    opencode = agent or get_agent("opencode")
-
-    def look() -> Conversation | None:
-        assert running.process.status() != psutil.STATUS_ZOMBIE, running.output
-        return opencode.find_conversation(launch, [process.pid for process in running.tree()], running.started_at)
-
-    found = wait_until(look, what="the conversation", timeout_s=SLOW_S, every_s=0.05)
-    assert found is not None
-    return found
 
 
 def wait_activity(agent: Agent, talk: Conversation, shows: Callable[[Activity], object], what: str) -> Activity:
@@ -138,13 +45,13 @@ def answer(ask: Ask) -> str | Shell:
     return f"answered {ask.last_user[-30:]}"
 
 
-def test_run_comes_back_in_its_own_conversation_with_its_flags(make_home: Make, start: Start) -> None:
+def test_run_comes_back_in_its_own_conversation_with_its_flags(make_opencode_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         launch = make_launch(home, "run", "--thinking", "--title", "mine", "--agent", "plan", "do it SLOWLY")
         home.configure(agent={"plan": {"permission": {"*": "allow"}}})
         first = start(launch)
-        talk = find(launch, first)
+        talk = first.wait_conversation(get_agent("opencode"))
         wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=SLOW_S)
         first.kill()
 
@@ -163,26 +70,26 @@ def test_run_comes_back_in_its_own_conversation_with_its_flags(make_home: Make, 
         assert [past.conversation.id for past in opencode.list_conversations(home.environment)] == [talk.id]
 
 
-def test_two_that_start_together_in_one_directory_are_told_apart(make_home: Make, start: Start) -> None:
+def test_two_that_start_together_in_one_directory_are_told_apart(make_opencode_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: Shell("sleep 60")) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         assert start(make_launch(home, "session", "list")).wait() == 0, "two of them cannot make the first database together"
         launches = [make_launch(home, "run", word) for word in ("heron", "kingfisher")]
         running = [start(launch) for launch in launches]
-        talks = [find(launch, one) for launch, one in zip(launches, running, strict=True)]
+        talks = [one.wait_conversation(get_agent("opencode")) for launch, one in zip(launches, running, strict=True)]
         opencode = get_agent("opencode")
         for talk, word in zip(talks, ("heron", "kingfisher"), strict=True):
             assert wait_until(lambda: opencode.holds_text(talk, word), what=word, timeout_s=SLOW_S)  # noqa: B023
         assert opencode.holds_text(talks[0], "kingfisher") is False
 
 
-def test_the_interactive_program_comes_back_waiting_in_its_conversation(make_home: Make, start: Start) -> None:
+def test_the_interactive_program_comes_back_waiting_in_its_conversation(make_opencode_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         launch = make_launch(home, "--prompt", "do it SLOWLY")
         first = start(launch)
         wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=SLOW_S)
-        talk = find(launch, first)
+        talk = first.wait_conversation(get_agent("opencode"))
         assert get_agent("opencode").read_activity(talk).at_prompt is False
         first.kill()
 
@@ -196,29 +103,29 @@ def test_the_interactive_program_comes_back_waiting_in_its_conversation(make_hom
         second.type("\r")
         wait_until(lambda: "and now" in model.working_asks()[-1].last_user, what="the user's words", timeout_s=SLOW_S)
         assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
-        assert find(launch, second, opencode).id == talk.id
+        assert second.wait_conversation(opencode).id == talk.id
 
 
-def test_the_minimal_interface_is_told_to_go_on(make_home: Make, start: Start) -> None:
+def test_the_minimal_interface_is_told_to_go_on(make_opencode_home: Make, start: Start) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         launch = make_launch(home, "--mini", "--prompt", "do it SLOWLY")
         first = start(launch)
         wait_until((home.work / "begun.txt").exists, what="the tool call", timeout_s=SLOW_S)
-        talk = find(launch, first)
+        talk = first.wait_conversation(get_agent("opencode"))
         first.kill()
         start(launch, get_agent("opencode").build_resume(launch, talk))
         wait_until(lambda: model.working_asks()[-1].last_user == GO_ON, what="the word to go on", timeout_s=SLOW_S)
         assert "do it SLOWLY" in model.working_asks()[-1].said_by("user")
 
 
-def test_an_open_permission_prompt_needs_the_user(make_home: Make, start: Start) -> None:
+def test_an_open_permission_prompt_needs_the_user(make_opencode_home: Make, start: Start) -> None:
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt; sleep 1")) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         home.configure(permission={"*": "ask"})
         launch = make_launch(home, "--prompt", "write it")
         running, opencode = start(launch), get_agent("opencode")
-        talk = find(launch, running, opencode)
+        talk = running.wait_conversation(opencode)
         wait_activity(opencode, talk, lambda seen: seen.needs_user, "the permission prompt")
         assert not (home.work / "asked.txt").exists()
         wait_until(lambda: b"Permission" in running.output, what="the prompt on the screen", timeout_s=SLOW_S)
@@ -229,12 +136,14 @@ def test_an_open_permission_prompt_needs_the_user(make_home: Make, start: Start)
 
 
 @pytest.mark.parametrize("loss", ["rows", "database", "garbage"])
-def test_a_lost_conversation_put_back_is_found_by_opencode(make_home: Make, start: Start, tmp_path: Path, loss: str) -> None:
+def test_a_lost_conversation_put_back_is_found_by_opencode(
+    make_opencode_home: Make, start: Start, tmp_path: Path, loss: str
+) -> None:
     with ModelServer(answer) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         launch = make_launch(home, "run", "remember the heron")
         first, opencode = start(launch), get_agent("opencode")
-        talk = find(launch, first, opencode)
+        talk = first.wait_conversation(opencode)
         assert first.wait() == 0
         exported = opencode.export_transcript(talk)
         assert exported is not None
@@ -264,12 +173,12 @@ LIMIT = Fault(429, "You have hit your usage limit. Try again in 3 hours", {"retr
 
 
 @pytest.mark.parametrize("fault", [LIMIT, Cut(), Hang()], ids=["429", "cut", "hang"])
-def test_a_fault_of_the_model_leaves_the_turn_open(make_home: Make, start: Start, fault: Fault | Cut | Hang) -> None:
+def test_a_fault_of_the_model_leaves_the_turn_open(make_opencode_home: Make, start: Start, fault: Fault | Cut | Hang) -> None:
     with ModelServer(lambda ask: fault) as model:
-        home = make_home(model.url)
+        home = make_opencode_home(model.url)
         launch, opencode = make_launch(home, "run", "go"), get_agent("opencode")
         running = start(launch)
-        talk = find(launch, running, opencode)
+        talk = running.wait_conversation(opencode)
         wait_until(model.working_asks, what="the model request", timeout_s=SLOW_S)
         if fault is LIMIT:
             seen = wait_activity(opencode, talk, lambda seen: seen.limited_until, "the limit's end")
@@ -281,13 +190,13 @@ def test_a_fault_of_the_model_leaves_the_turn_open(make_home: Make, start: Start
 
 
 @pytest.mark.parametrize("which", ["limit", "refused"])
-def test_a_fault_that_lasts_ends_the_turn_with_its_words(make_home: Make, start: Start, which: str) -> None:
+def test_a_fault_that_lasts_ends_the_turn_with_its_words(make_opencode_home: Make, start: Start, which: str) -> None:
     fault = Fault(429, "You have hit your usage limit. Try again in 3 hours", {"retry-after-ms": "1"})
     with ModelServer(lambda ask: fault) as model:
-        home = make_home(model.url if which == "limit" else "http://127.0.0.1:9/v1")
+        home = make_opencode_home(model.url if which == "limit" else "http://127.0.0.1:9/v1")
         launch, opencode = make_launch(home, "run", "go"), get_agent("opencode")
         running = start(launch)
-        talk = find(launch, running, opencode)
+        talk = running.wait_conversation(opencode)
         if which == "refused":
             seen = wait_activity(opencode, talk, lambda seen: seen.at_prompt is False, "the open turn")
             assert (seen.failure, seen.limited_until) == (None, None), "it tries again, for a minute"
