@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from claude_home import KEY, ClaudeHome
-from interrupted import Work, check_next_words, check_permission_prompt, kill_part, run_coder
+from interrupted import Work, check_next_words, kill_part, run_coder, wait_permission_prompt
 from model_server import ModelServer, Shell
 from support import cli, cli_json, find_home_processes
 
@@ -77,4 +77,7 @@ def test_the_interactive_program_comes_back_and_takes_the_next_words(home: Home,
 def test_a_permission_prompt_shows_as_waiting_and_refuses_what_is_sent(home: Home, make_claude_home: Make) -> None:
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("touch asked.txt")) as model:
         claude = make_claude_home(model.root)
-        check_permission_prompt(home, claude, "claude", "--model", "x", "ask me")
+        wait_permission_prompt(home, claude, "claude", "--model", "x", "ask me")
+        refused = cli("send", "coder", "y", home=home)
+        assert refused.returncode == 5, refused.stderr
+        assert not (claude.work / "asked.txt").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from codex_home import CodexHome
-from interrupted import Work, check_next_words, check_permission_prompt, kill_part, run_coder
+from interrupted import Work, check_next_words, kill_part, run_coder, wait_permission_prompt
 from model_server import ModelServer, Shell
 from support import cli, cli_json, end_home_processes, find_home_processes
 
@@ -107,4 +107,7 @@ def test_the_interactive_program_comes_back_and_takes_the_next_words(home: Home,
 def test_a_permission_prompt_shows_as_waiting_and_refuses_what_is_sent(home: Home, make_codex_home: Make) -> None:
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt", escalate=True)) as model:
         codex = make_codex_home(model.url)
-        check_permission_prompt(home, codex, "codex", "-a", "on-request", "-s", "read-only", "ask me")
+        wait_permission_prompt(home, codex, "codex", "-a", "on-request", "-s", "read-only", "ask me")
+        refused = cli("send", "coder", "y", home=home)
+        assert refused.returncode == 5, refused.stderr
+        assert not (codex.work / "asked.txt").exists()

@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from interrupted import Work, check_permission_prompt, kill_part, run_coder
+from interrupted import Work, kill_part, run_coder, wait_permission_prompt
 from model_server import ModelServer, Shell
 from opencode_home import OpenCodeHome
-from support import cli, cli_json, find_home_processes
+from running import SLOW_S
+from support import cli, cli_json, find_home_processes, wait_until
 
 from coordinator.agents.opencode import GO_ON
 from coordinator.paths import Home
@@ -66,4 +67,8 @@ def test_a_permission_prompt_shows_as_waiting_and_refuses_what_is_sent(home: Hom
     with ModelServer(lambda ask: "fine" if ask.after_tool else Shell("echo x > asked.txt")) as model:
         opencode = make_opencode_home(model.url)
         opencode.configure(permission={"*": "ask"})
-        check_permission_prompt(home, opencode, "opencode", "--prompt", "ask me")
+        wait_permission_prompt(home, opencode, "opencode", "--prompt", "ask me")
+        wait_until(
+            lambda: cli("send", "coder", "y", home=home).returncode == 5, timeout_s=SLOW_S, what="the refusal", every_s=0.3
+        )
+        assert not (opencode.work / "asked.txt").exists()
