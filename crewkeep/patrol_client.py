@@ -99,7 +99,9 @@ class PatrolLink:
 
     def fileno(self) -> int | None:
         """Return the descriptor to watch for reading, ``None`` while there is no connection."""
-        return None if self._connection is None else self._connection.fileno()
+        connection = self._connection  # once: another thread may be closing it
+        fd = -1 if connection is None else connection.fileno()
+        return fd if fd >= 0 else None
 
     def maintain(self) -> float | None:
         """Do what is due; return the seconds until the next call is wanted, ``None`` if there is nothing to do any more.

@@ -101,7 +101,8 @@ def decide_restart(record: SessionRecord, ended: Ended, now_s: float, settings: 
     if _is_limited(record, ended, now_s):
         return Park(reason=f"usage limit: {_shorten(ended.failure or 'reached')}", until=ended.limited_until)
     if ended.cause is EndCause.LIMITED and record.restart is not Restart.NEVER:
-        return StartAt(at=now_s)  # the limit ended while its agent was being ended
+        # The limit ended while its agent was being ended. One that does so again and again must not be a loop without a brake.
+        return StartAt(at=now_s + find_delay_s(count_fruitless(record, now_s, settings), settings))
     if not _wants_restart(record.restart, ended):
         return _end(ended)
     if ended.fruitful or (ended.cause is EndCause.OWNER_DIED and ended.held):

@@ -9,6 +9,7 @@ stand only if none decides.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 
 from coordinator.sessions.model import Phase
@@ -54,9 +55,18 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 def _describe_action(evidence: Evidence, chosen: Finding) -> str:
     phase = evidence.record.phase if evidence.record is not None else None
     if phase is Phase.PARKED and chosen.verdict is Verdict.CRASHED:
+        if evidence.record is not None and (at := evidence.record.resumes_at) is not None:
+            return f"wait: it goes on by itself at {_tell_time(at)}; `crewkeep recover` starts it at once"
         return "leave it parked: `crewkeep recover` starts it again"
     if phase is Phase.ENDED and chosen.verdict is Verdict.CRASHED:
         return "nothing by itself: `crewkeep recover` starts it again"
     if chosen.verdict is Verdict.ORPHANED and chosen.layer is Layer.ORPHAN:
         return "reap what is left"
     return _ACTIONS[chosen.verdict]
+
+
+def _tell_time(seconds: float) -> str:
+    try:
+        return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return f"a time that no calendar has ({seconds:g})"

@@ -281,7 +281,8 @@ class _Steps:
         """Park the session with the reason; with ``keep`` what could not be reaped stays on record."""
 
         def park(known: SessionRecord) -> SessionRecord:
-            known = dataclasses.replace(known, phase=Phase.PARKED, reason=reason, recoverer=None)
+            # Not until a time, not even one from before: what was in the way does not pass by itself.
+            known = dataclasses.replace(known, phase=Phase.PARKED, reason=reason, recoverer=None, not_before_at=None)
             return known if keep else dataclasses.replace(known, owner=None, agent=None)
 
         if record.epoch == self.to_epoch and record.phase is Phase.RECOVERING:

@@ -1,8 +1,9 @@
 """An agent program that meets usage limits when a test says so, and a wall clock that a test can set for everybody.
 
-The program does one act of ``acts.json`` at each start, the last one again and again: ``{"limit_s": 5}`` ends a turn with a limit
-that ends so many seconds later (or at ``until``), in the words ``text``; ``{"work": true}`` takes a turn that goes on. Then it leaves
-with the code ``exit``, or stays. Its adapter reads what it wrote. Real programs are in ``tests/agents``; this one costs nothing.
+The program does one act of ``acts.json`` at each start, the last one again and again: ``{"limit_s": 5}`` ends a turn with a
+limit that ends so many seconds later (or at ``until``), in the words ``text``; ``{"work": true}`` takes a turn that goes on;
+``quiet`` takes none. Then it leaves with the code ``exit``, or stays. Its adapter reads what it wrote; with ``"timeless": true``
+it cannot tell when a turn failed. Real programs are in ``tests/agents``.
 
 The clock is a ``sitecustomize`` for every Python process of the home: ``time.time`` is off by the number in ``offset``, and each
 process leaves a byte per look at it in ``looks-PID``, so that a test can see that one went on looking without waiting for a time.
@@ -10,6 +11,7 @@ process leaves a byte per look at it in ``looks-PID``, so that a test can see th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -44,7 +46,7 @@ if act.get("work"):
     tell(kind="work")
 if "limit_s" in act or "until" in act:
     until = act["until"] if "until" in act else time.time() + act["limit_s"]
-    tell(kind="failure", text=act.get("text", "usage limit reached"), until=until)
+    tell(kind="failure", text=act.get("text", "usage limit reached"), until=until, timeless=act.get("timeless", False))
 if "exit" in act:
     sys.exit(act["exit"])
 while True:
@@ -83,10 +85,11 @@ class Limited(Generic):
             entry = json.loads(line)
             progress += entry["kind"] == "work"
             if entry["kind"] == "failure":
-                seen = Activity(at_prompt=True, failure=entry["text"], limited_until=entry["until"])
+                failed_at = None if entry["timeless"] else entry["at"]
+                seen = Activity(at_prompt=True, failure=entry["text"], limited_until=entry["until"], failed_at=failed_at)
             else:
                 seen = Activity(at_prompt=False)
-        return Activity(progress=progress, at_prompt=seen.at_prompt, failure=seen.failure, limited_until=seen.limited_until)
+        return dataclasses.replace(seen, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

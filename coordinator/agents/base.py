@@ -57,6 +57,8 @@ class Activity:
     failure: str | None = None
     #: The failure is a usage limit of the user's account that ends at this time (wall-clock seconds since 1970).
     limited_until: float | None = None
+    #: When the failure was told, wall-clock seconds since 1970; ``None`` if the program does not say.
+    failed_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -190,6 +190,7 @@ class Claude(Generic):
             needs_user=status is not None and status.state == "waiting",
             failure=self._talk.failure,
             limited_until=self._talk.limited_until,
+            failed_at=self._talk.failed_at,
         )
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:

@@ -57,6 +57,7 @@ class Talk:
         #: The worktree that the conversation is held in, if it is one of the program's own.
         self.worktree: str | None = None
         self.failure: str | None = None
+        self.failed_at: float | None = None
         self.limited_until: float | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -94,7 +95,7 @@ class Talk:
         elif text.startswith((*_NOT_SAID, _INTERRUPTED)):
             return
         self.in_turn, self.turn_at = True, transcript.parse_time(entry.get("timestamp"))
-        self.failure = self.limited_until = None
+        self.failure = self.failed_at = self.limited_until = None
 
     def _add_assistant(self, entry: dict[str, Any], message: dict[str, Any]) -> None:
         self.has_messages = True
@@ -107,7 +108,7 @@ class Talk:
         self.work += 1
         if entry.get("isSidechain"):
             return
-        self.failure = self.limited_until = None
+        self.failure = self.failed_at = self.limited_until = None
         stop = message.get("stop_reason")
         if stop is not None:
             self.in_turn = stop in ("tool_use", "pause_turn")
@@ -115,7 +116,7 @@ class Talk:
     def _add_failure(self, entry: dict[str, Any], text: str) -> None:
         self.in_turn = False
         self.failure = text or str(entry.get("error") or "the model could not be asked")
-        at = transcript.parse_time(entry.get("timestamp"))
+        at = self.failed_at = transcript.parse_time(entry.get("timestamp"))
         is_limit = entry.get("error") in (None, "rate_limit", "billing_error") and "limit" in text
         self.limited_until = find_reset(text, at) if is_limit and at is not None else None
 

@@ -164,6 +164,7 @@ class Codex(Generic):
             needs_user=self._needs_user,
             failure=rollout.failure,
             limited_until=rollout.limited_until,
+            failed_at=rollout.failed_at,
         )
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:
@@ -215,6 +216,7 @@ class _Rollout:
         self.cwd: str | None = None
         #: What ended the last turn instead of an answer.
         self.failure: str | None = None
+        self.failed_at: float | None = None
         self.limited_until: float | None = None
         #: When the usage limit that was last seen to be reached ends.
         self._resets_at: float | None = None
@@ -228,7 +230,7 @@ class _Rollout:
         if entry.get("type") == "event_msg":
             if kind in _TURN_STARTS:
                 self.in_turn = True
-                self.failure = self.limited_until = self._resets_at = None
+                self.failure = self.failed_at = self.limited_until = self._resets_at = None
             elif kind in _TURN_ENDS:
                 self.in_turn = False
                 self._add_failure(payload.get("error"), transcript.parse_time(entry.get("timestamp")))
@@ -253,7 +255,7 @@ class _Rollout:
     def _add_failure(self, error: object, at: float | None) -> None:
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             return
-        self.failure = error["message"]
+        self.failure, self.failed_at = error["message"], at
         if error.get("codex_error_info") == "usage_limit_exceeded":
             self.limited_until = self._resets_at or (find_reset(self.failure, at) if at is not None else None)
 

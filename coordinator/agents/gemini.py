@@ -201,6 +201,7 @@ class Gemini(Generic):
             needs_user=self._state == _ASKS or self._dialog is not None,
             failure=failure,
             limited_until=find_reset(failure, failed_at or SYSTEM.wall_s()) if limited and failure is not None else None,
+            failed_at=failed_at,
         )
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:

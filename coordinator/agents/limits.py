@@ -14,7 +14,7 @@ import re
 from zoneinfo import ZoneInfo
 
 #: An end further away is taken for a misreading: the longest limits known are monthly ones.
-_FURTHEST_S = 62 * 86_400.0
+FURTHEST_S = 62 * 86_400.0
 #: A sentence is shorter.
 _TEXT_LIMIT = 4096
 
@@ -40,7 +40,7 @@ def find_reset(text: str, now_s: float) -> float | None:
     """
     for find in (_find_epoch, _find_iso, _find_span, _find_clock):
         found = find(text[:_TEXT_LIMIT], now_s)
-        if found is not None and now_s - 60 <= found <= now_s + _FURTHEST_S:
+        if found is not None and now_s - 60 <= found <= now_s + FURTHEST_S:
             return found
     return None
 

@@ -174,6 +174,7 @@ class OpenCode(Generic):
             needs_user=not is_cut and not at_prompt and seen.waits_for_answer(log.asked_at(conversation.id)),
             failure=seen.failure,
             limited_until=limited_until,
+            failed_at=seen.failed_at,
         )
 
     def read_history(self, conversation: Conversation) -> Iterator[Item]:

@@ -40,6 +40,7 @@ class Reading:
         self.at_prompt: bool | None = None
         self.failure: str | None = None
         self.limited_until: float | None = None
+        self.failed_at: float | None = None
         #: The last message's id.
         self.last: str | None = None
         self._stamp: tuple[object, ...] | None = None
@@ -93,11 +94,11 @@ class Reading:
                 ]
 
     def _note_last(self, last: tuple[str, dict[str, Any]] | None) -> None:
-        self.last, self.at_prompt, self.failure, self.limited_until = None, None, None, None
+        self.last = self.at_prompt = self.failure = self.limited_until = self.failed_at = None
         if last is not None:
             self.last, message = last
             self.at_prompt = not _is_open(message)
-            self.failure, self.limited_until = _read_failure(message)
+            self.failure, self.limited_until, self.failed_at = _read_failure(message)
 
     def _forget(self) -> None:
         if len(self._done) > _REMEMBERED:
@@ -220,22 +221,25 @@ def _find_end(part: dict[str, Any]) -> int | None:
     return end if isinstance(end, int) else None
 
 
-def _read_failure(message: dict[str, Any]) -> tuple[str | None, float | None]:
-    """Return in which words the turn failed, and when the limit ends that it met."""
+def _read_failure(message: dict[str, Any]) -> tuple[str | None, float | None, float | None]:
+    """Return in which words the turn failed, when the limit ends that it met, and when that was told."""
     error = _object(message, "error")
     name, data = error.get("name"), _object(error, "data")
     if not isinstance(name, str) or name == _ABORTED:
-        return None, None
+        return None, None, None
     told = data.get("message") if isinstance(data.get("message"), str) else ""
     failure, time, headers = f"{name}: {told}" if told else name, _object(message, "time"), _object(data, "responseHeaders")
     at_ms = time.get("completed") or time.get("created")
     text = f"{told}\n{data.get('responseBody') or ''}"
-    if not isinstance(at_ms, int) or not (data.get("statusCode") == 429 or LIMIT.search(text)):
-        return failure, None
-    until = find_reset(text, at_ms / 1000)
+    if not isinstance(at_ms, int):
+        return failure, None, None
+    at = at_ms / 1000
+    if not (data.get("statusCode") == 429 or LIMIT.search(text)):
+        return failure, None, at
+    until = find_reset(text, at)
     if until is None and str(headers.get("retry-after", "")).isdecimal():
-        until = at_ms / 1000 + int(headers["retry-after"])
-    return failure, until
+        until = at + int(headers["retry-after"])
+    return failure, until, at
 
 
 def _object(of: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ whether a program waits at the terminal for the user. All looks are cheap, becom
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from coordinator.agents.base import GENERIC, Activity, Agent
 from coordinator.agents.hook_events import HookEvent, HookKind
+from coordinator.agents.limits import FURTHEST_S
 from coordinator.errors import CrewkeepError, Superseded
 from coordinator.paths import SessionPaths
 from coordinator.sessions.conversation import Conversation, write_conversation
@@ -47,8 +49,10 @@ class Eyes:
         self.conversation = conversation
         #: What the transcript showed at the last look.
         self._activity = Activity()
-        #: The failure that a resumed conversation stood at, until its next turn shows.
-        self._stale: str | None = None
+        #: The failure that the conversation stood at before this incarnation, as it was told, until its next turn shows.
+        self._stale: tuple[str | None, float | None] | None = None
+        #: Before the agent was started: what was said earlier is not of its own turns.
+        self._began_at = record.phase_at
         self._paths, self._record, self._launch, self._adapter = paths, record, launch, adapter
         self._progress, self._clock = progress, clock
         #: The transcript's progress as this incarnation found it.
@@ -214,11 +218,20 @@ class Eyes:
             self._progress.at_prompt = self._waits_at_terminal(agent) if self._is_turn_over is None else self._is_turn_over
 
     def _read(self, conversation: Conversation) -> Activity:
-        """Return what the transcript shows, and see whether a failure in it is of this incarnation's own turns."""
+        """Return what the transcript shows, and see whether a failure in it is of this incarnation's own turns.
+
+        The time at which it was told says so, since an agent may fail again in the same words between two looks. Where no time is
+        told, it is what the first look at a resumed conversation showed.
+        """
         activity = self._adapter.read_activity(conversation)
-        if self._seen is None and self._record.epoch > 1:
-            self._stale = activity.failure
-        elif activity.failure != self._stale or activity.at_prompt is False:
+        if activity.limited_until is not None and not activity.limited_until <= self._clock.wall_s() + FURTHEST_S:
+            activity = dataclasses.replace(activity, limited_until=None)  # misread, or no number at all: no end that is known
+        told = None if activity.failure is None else (activity.failure, activity.limited_until)
+        if activity.failed_at is not None:
+            self._stale = told if activity.failed_at < self._began_at else None
+        elif self._seen is None and self._record.epoch > 1:
+            self._stale = told
+        elif told != self._stale or activity.at_prompt is False:
             self._stale = None
         return activity
 

@@ -234,17 +234,22 @@ class Keeper:
             now.typing.look()
             self._waiting.note(self._progress.needs_user)
             limit = now.eyes.find_limit() if self._record.restart is not Restart.NEVER else None
-            if limit is not None and self._features.read().recovery is Recovery.ON:
-                self._stop_for_limit(now, limit)
         except Conflict:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
             say_error("looking at the agent's work", error)
+            return
+        if limit is not None and self._features.read().recovery is Recovery.ON:
+            self._stop_for_limit(now, limit)  # outside: what fails here must not leave a keeper without an agent behind
 
     def _look_at_record(self) -> None:
         """See whether a newer incarnation came, or somebody stops the session while no agent runs. Costs one ``stat``."""
         try:
             status = os.stat(self._paths.record)
+        except FileNotFoundError as error:
+            if self._now is None and not self._paths.path.exists():
+                self._leave_without_record(None, NotFound(f"the session is gone: {error}"))
+            return
         except OSError:
             return
         stamp = status.st_ino, status.st_mtime_ns, status.st_size
@@ -294,9 +299,13 @@ class Keeper:
         self._decide(now, ended, status)
 
     def _read_last(self, now: Incarnation, status: ExitStatus) -> Activity:
-        """Return how the agent's work ended; one that left in order is not blamed for what failed before it was resumed."""
+        """Return how the agent's work ended; it is not blamed for what failed before it was resumed.
+
+        Where no time is told, what stands there may be of before or said again: then the exit code decides.
+        """
         activity = now.eyes.read_last()
-        return activity if now.eyes.has_failed_anew or status.exit_code != 0 else Activity()
+        may_be_new = now.eyes.has_failed_anew or (activity.failed_at is None and status.exit_code != 0)
+        return activity if may_be_new else Activity()
 
     def _tell_work(self, activity: Activity) -> dict[str, Any]:
         """Return what an end is to say of the agent's work."""
@@ -392,8 +401,12 @@ class Keeper:
         def end_pause() -> None:
             if self._now is None and self._record.epoch == epoch and not self._loop.stopped:
                 self._look_at_record()
-                if not self._loop.stopped:
+                if self._loop.stopped:
+                    return
+                if self._features.read().recovery is Recovery.ON:
                     self._recover(reason)
+                else:
+                    self._recover_later(_PARKED_TICK_S, reason)
 
         self._loop.call_later(pause_s, functools.partial(self._guard, end_pause))
 

@@ -58,8 +58,11 @@ class Shop:
         return self.wait(lambda found: found.phase is Phase.PARKED and found.epoch == epoch, f"parked at epoch {epoch}")
 
     def wait_running(self, epoch: int) -> SessionRecord:
+        """Return the record once the program of this epoch, or a later one, is at work."""
+
         def runs(found: SessionRecord) -> bool:
-            return found.phase is Phase.RUNNING and found.epoch >= epoch and len(self.place.list_starts()) >= epoch
+            starts = self.place.list_starts()
+            return found.phase is Phase.RUNNING and found.epoch >= epoch and bool(starts) and starts[-1]["epoch"] == found.epoch
 
         return self.wait(runs, f"running at epoch {epoch}")
 
@@ -107,6 +110,11 @@ def kill(*identities: ProcessIdentity | None) -> None:
 def owner_pid(record: SessionRecord) -> int:
     assert record.owner is not None
     return record.owner.pid
+
+
+def count_wakes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
 def is_gone(identity: ProcessIdentity) -> bool:
@@ -199,7 +207,8 @@ def test_with_recovery_turned_off_a_resume_that_failed_is_not_tried_again_until_
     wait_until(lambda: " recovering: " in paths.keeper_log.read_text(), timeout_s=20, what="a try")
     Features(shop.home).set("recovery", "off")
     paths.launch.write_bytes(launch)
-    shop.wait_looks(owner_pid(parked))
+    before = count_wakes(owner_pid(parked))  # ten a second, and it would try again after one
+    wait_until(lambda: count_wakes(owner_pid(parked)) >= before + 40, timeout_s=30, what="the keeper awake again and again")
     assert shop.get() == parked
     Features(shop.home).set("recovery", "on")
     shop.check_ran_once(shop.wait_running(2), 2)
@@ -271,7 +280,7 @@ def test_a_patrol_that_dies_while_it_brings_it_back_is_followed_by_one_that_does
     shop.wait(lambda found: found.epoch == 2 and found.recoverer is not None and is_gone(found.recoverer), "a recovery cut short")
     monkeypatch.delenv("CREWKEEP_PATROL_FAILPOINTS")
     ensure_patrol(shop.home)
-    running = shop.wait(lambda found: found.phase is Phase.RUNNING, "running")
+    running = shop.wait_running(2)
     shop.wait_attended()
     assert [start["epoch"] for start in shop.place.list_starts()] == [1, running.epoch]
     assert shop.get().epoch == running.epoch == 3
