@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from session_support import make_launch, make_session
 
+from coordinator.agents.base import Activity
 from coordinator.agents.generic import Generic
 from coordinator.paths import Home
 from coordinator.sessions.conversation import Conversation, read_conversation, write_conversation
 from coordinator.sessions.heartbeat import Progress
 from coordinator.sessions.model import LaunchSpec
+from coordinator.sessions.registry import Registry
 from coordinator.system.clock import ManualClock
+from coordinator.system.processes import identify_self
 from crewkeep.keeper.agent_process import AgentProcess
 from crewkeep.keeper.eyes import Eyes
 
@@ -26,9 +30,13 @@ class Teller(Generic):
 
     def __init__(self) -> None:
         self.found: Conversation | None = None
+        self.activity = Activity()
 
     def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
         return self.found
+
+    def read_activity(self, conversation: Conversation) -> Activity:
+        return self.activity
 
 
 def make_agent() -> AgentProcess:
@@ -36,8 +44,11 @@ def make_agent() -> AgentProcess:
     return cast(AgentProcess, SimpleNamespace(identity=identity, master_fd=-1, list_tree=lambda: [identity]))
 
 
-def make_eyes(home: Home, clock: ManualClock, known: Conversation | None) -> tuple[Eyes, Teller, Any]:
-    record, teller = make_session(home), Teller()
+def make_eyes(home: Home, clock: ManualClock, known: Conversation | None, epoch: int = 1) -> tuple[Eyes, Teller, Any]:
+    registry = Registry(home, clock)
+    record, teller = make_session(home, registry=registry), Teller()
+    for before in range(1, epoch):
+        record = registry.raise_epoch(record.id, expected=before, reason="test", by=identify_self())
     paths = home.session(record.id)
     if known is not None:
         write_conversation(paths, known, epoch=record.epoch)
@@ -66,3 +77,74 @@ def test_a_conversation_found_again_is_not_written_again(home: Home) -> None:
         clock.advance(100)
         eyes.look(make_agent())
     assert read_conversation(paths) == known
+
+
+# What failed, and whether it was before
+
+KNOWN = Conversation(agent="teller", id="known", transcript="/there")
+HOUR_S = 3600.0
+
+
+def fail(clock: ManualClock, *, at: float | None, until: float | None = None, **more: Any) -> Activity:
+    until = clock.wall + HOUR_S if until is None else until
+    return Activity(at_prompt=True, failure="usage limit reached", limited_until=until, failed_at=at, **more)
+
+
+@pytest.mark.parametrize("epoch", [1, 2], ids=["a conversation from outside", "a resumed session"])
+def test_a_limit_from_before_the_start_does_not_count(home: Home, epoch: int) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, KNOWN, epoch)
+    teller.activity = fail(clock, at=clock.wall - 60)
+    for _ in range(3):
+        clock.advance(1)
+        eyes.look(make_agent())
+        assert eyes.find_limit() is None
+    assert not eyes.has_failed_anew
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_limit_that_the_first_look_finds_counts_if_it_was_told_since_the_start(home: Home, epoch: int) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, KNOWN, epoch)
+    clock.advance(1)
+    teller.activity = fail(clock, at=clock.wall)
+    eyes.look(make_agent())
+    assert eyes.find_limit() == teller.activity
+    assert eyes.has_failed_anew
+
+
+def test_a_limit_told_again_between_two_looks_in_the_same_words_counts(home: Home) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, KNOWN, epoch=2)
+    until = clock.wall + HOUR_S
+    teller.activity = fail(clock, at=clock.wall - 60, until=until)
+    eyes.look(make_agent())
+    clock.advance(1)
+    teller.activity = fail(clock, at=clock.wall, until=until)
+    eyes.look(make_agent())
+    assert eyes.find_limit() == teller.activity
+
+
+def test_where_no_time_is_told_a_limit_counts_anew_if_its_end_is_another(home: Home) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, KNOWN, epoch=2)
+    teller.activity = fail(clock, at=None)
+    eyes.look(make_agent())
+    eyes.look(make_agent())
+    assert eyes.find_limit() is None
+    clock.advance(1)
+    teller.activity = fail(clock, at=None)
+    eyes.look(make_agent())
+    assert eyes.find_limit() == teller.activity
+
+
+@pytest.mark.parametrize("until", [float("nan"), float("inf"), 1e300, 10**400, 1_800_000_000_000.0, 5e9])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_limit_that_ends_in_years_or_never_has_no_end_that_is_known(home: Home, until: float, epoch: int) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, KNOWN, epoch)
+    teller.activity = fail(clock, at=clock.wall + 1, until=until)
+    eyes.look(make_agent())
+    assert eyes.find_limit() is None
+    last = eyes.read_last()
+    assert (last.failure, last.limited_until) == ("usage limit reached", None)

@@ -205,6 +205,24 @@ def test_an_agent_whose_limit_ended_while_it_was_being_ended_goes_on() -> None:
     assert decide_restart(build_record(), ended, 100.0, SETTINGS) == StartAt(at=100.0)
 
 
+def test_limits_that_end_at_once_again_and_again_start_it_at_growing_pauses() -> None:
+    record, now_s, pauses = build_record(created_at=100.0), 100.0, []
+    for epoch in range(1, 7):
+        decision = decide_restart(record, Ended(cause=EndCause.LIMITED, failure="limit", limited_until=now_s), now_s, SETTINGS)
+        assert isinstance(decision, StartAt)
+        pauses.append(decision.at - now_s)
+        now_s = decision.at + 1
+        record = note_start(dataclasses.replace(record, epoch=epoch + 1), now_s, SETTINGS)
+    assert pauses == pytest.approx([0.0, 0.25, 0.5, 1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize("until", [float("nan"), -float("inf"), -1.0, 0.0, None])
+@pytest.mark.parametrize("cause", [EndCause.EXITED, EndCause.LIMITED])
+def test_a_limit_without_an_end_in_the_future_parks_nothing(until: float | None, cause: EndCause) -> None:
+    ended = Ended(cause=cause, exit_code=1, failure="limit", limited_until=until)
+    assert not isinstance(decide_restart(build_record(), ended, 50.0, SETTINGS), Park)
+
+
 @pytest.mark.parametrize("cause", [EndCause.STOPPED, EndCause.INTERRUPTED])
 def test_who_was_stopped_is_not_parked_for_a_limit(cause: EndCause) -> None:
     ended = dataclasses.replace(LIMITED, cause=cause)

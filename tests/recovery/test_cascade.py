@@ -363,3 +363,19 @@ def test_nobody_is_called_crashed_without_proof(evidence: Evidence) -> None:
 @given(EVIDENCE)
 def test_judging_twice_gives_the_same(evidence: Evidence) -> None:
     assert diagnose(evidence) == diagnose(evidence)
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        (None, "leave it parked: `crewkeep recover` starts it again"),
+        (1_800_000_000.0, "wait: it goes on by itself at 2027-01-15T08:00:00Z; `crewkeep recover` starts it at once"),
+        (4e9, "wait: it goes on by itself at 2096-10-02T07:06:40Z; `crewkeep recover` starts it at once"),
+        (1e300, "wait: it goes on by itself at a time that no calendar has (1e+300); `crewkeep recover` starts it at once"),
+        (-1e300, "wait: it goes on by itself at a time that no calendar has (-1e+300); `crewkeep recover` starts it at once"),
+    ],
+)
+def test_of_a_parked_session_it_is_told_when_it_goes_on(until: float | None, told: str) -> None:
+    parked = build_record(phase=Phase.PARKED, reason="usage limit: reached", not_before_at=until)
+    evidence = build_evidence(record=parked, owner=Liveness.EXITED, agent=Liveness.EXITED)
+    assert diagnose(evidence).action == told

@@ -281,6 +281,25 @@ def test_processes_that_cannot_be_ended_park_the_session_and_nothing_starts(home
     assert processes.observe(record.agent).is_gone
 
 
+@pytest.mark.parametrize("phase", [Phase.PARKED, Phase.RECOVERING])
+def test_what_was_to_start_at_a_time_and_cannot_be_ended_does_not_begin_again_by_itself(
+    home: Home, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    from coordinator.system.tree import EndReport, Left
+
+    registry, record = Registry(home), start_session(home)
+    kill(record.owner)
+    assert record.agent is not None
+    registry.change(record.id, epoch=1, change=lambda known: dataclasses.replace(known, phase=phase, not_before_at=1.0))
+    stuck = EndReport(ended=(), left=(Left(identity=record.agent, name="sleep", why="it waits for a device"),))
+    with monkeypatch.context() as patch:
+        patch.setattr(reap, "end_tree", lambda **given: stuck)
+        assert recover(home, registry.get(record.id)).outcome is Result.PARKED
+    parked = registry.get(record.id)
+    assert (parked.phase, parked.epoch, parked.resumes_at) == (Phase.PARKED, 2, None)
+    assert recover(home, parked).outcome is Result.NOTHING
+
+
 def test_an_agent_that_ends_at_once_is_not_called_recovered(home: Home) -> None:
     record = start_dead_session(home, ("true",))
 
