@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
+import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from coordinator import sealed
 from coordinator.errors import CrewkeepError
 from coordinator.paths import Home
 from coordinator.services.features import Features
-from coordinator.sessions.model import LAUNCH_KIND, Phase, Restart, SessionRecord
+from coordinator.sessions.model import LAUNCH_KIND, Outcome, Phase, Restart, SessionRecord
 from coordinator.sessions.registry import Registry
 from coordinator.system import processes
 from coordinator.system.processes import ProcessIdentity
@@ -55,7 +57,14 @@ class Shop:
         return wait_until(lambda: found if holds(found := self.get()) else None, timeout_s=timeout_s, what=what)
 
     def wait_parked(self, epoch: int = 1) -> SessionRecord:
-        return self.wait(lambda found: found.phase is Phase.PARKED and found.epoch == epoch, f"parked at epoch {epoch}")
+        """Return the record once it is parked at ``epoch`` and its keeper does nothing more but wait."""
+        log = self.home.session(self.id).keeper_log
+
+        def waits(found: SessionRecord) -> bool:
+            told = log.read_text().rpartition(f" runs at epoch {epoch}\n")[2]
+            return found.phase is Phase.PARKED and found.epoch == epoch and " parked until " in told
+
+        return self.wait(waits, f"parked at epoch {epoch}")
 
     def wait_running(self, epoch: int) -> SessionRecord:
         """Return the record once the program of this epoch, or a later one, is at work."""
@@ -178,6 +187,86 @@ def test_a_resume_that_fails_is_tried_again_after_growing_pauses_and_not_at_each
     assert pauses[0] >= 0.99 and pauses[1] >= 1.99, f"each later than the one before: {pauses}"
     assert shop.get() == parked, "nothing was begun"
     paths.launch.write_bytes(launch)
+    shop.check_ran_once(shop.wait_running(2), 2)
+
+
+def test_a_keeper_that_fails_in_the_midst_of_a_resume_leaves_it_to_the_patrol(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREWKEEP_KEEPER_FAILPOINTS", "recover.reaped=EIO@1")
+    shop.start({"limit_s": HOUR_S}, WORK)
+    shop.wait_parked()
+    shop.place.turn_clock(2 * HOUR_S)
+    running = shop.wait_running(3)
+    shop.wait_attended()
+    assert [start["epoch"] for start in shop.place.list_starts()] == [1, 3]
+    assert shop.get().epoch == running.epoch == 3
+
+
+@pytest.mark.parametrize("waits_for", ["its time", "recovery to be turned on"])
+def test_a_parked_keeper_looks_at_the_clock_once_a_second(shop: Shop, waits_for: str) -> None:
+    shop.start({"limit_s": HOUR_S}, WORK)
+    parked = shop.wait_parked()
+    if waits_for != "its time":
+        Features(shop.home).set("recovery", "off")
+        shop.place.turn_clock(2 * HOUR_S)
+    pid = owner_pid(parked)
+    shop.wait_looks(pid, 1)
+    before, began_s = shop.place.count_looks(pid), time.monotonic()
+    shop.wait_looks(pid, 4)
+    count, took_s = shop.place.count_looks(pid) - before, time.monotonic() - began_s
+    assert count <= took_s + 1, "a busy machine makes it fewer, never more"
+
+
+# What is told of it
+
+
+def test_when_a_parked_session_goes_on_is_told(shop: Shop) -> None:
+    shop.start({"until": float(int(time.time()) + 24 * 3600), "text": "you have hit your limit"}, WORK)
+    parked = shop.wait_parked()
+    at = datetime.datetime.fromtimestamp(parked.resumes_at or 0, datetime.UTC)
+    (row,) = cli_json("ps", "--json", home=shop.home)
+    assert (row["state"], row["reason"]) == ("parked", "usage limit: you have hit your limit")
+    assert cli_json("inspect", "shop", "--json", home=shop.home)["not_before_at"] == f"{at:%Y-%m-%dT%H:%M:%S}.000Z"
+    told = cli_json("why", "shop", "--json", home=shop.home)
+    assert f"it goes on by itself at {at:%Y-%m-%dT%H:%M:%SZ}" in told["action"]
+    assert "you have hit your limit" in told["reason"]
+
+
+@pytest.mark.parametrize(
+    ("until", "leaves"),
+    [("1e999", False), ("1e999", True), ("1800000000000", False), ("1800000000000", True), ("1" + "0" * 400, False)],
+    ids=["never", "never, leaves", "in milliseconds", "in milliseconds, leaves", "a number of 401 digits"],
+)
+def test_an_end_of_the_limit_that_cannot_be_meant_parks_nothing(shop: Shop, until: str, leaves: bool) -> None:
+    shop.start({"until": json.loads(until), **({"exit": 1} if leaves else {})})
+    if leaves:
+        ended = shop.wait(lambda found: found.phase is Phase.ENDED, "its end")
+        assert "usage limit reached" in (ended.reason or "")
+        assert cli_json("ps", "-a", "--json", home=shop.home)[0]["state"] == "failed"
+    else:
+        running = shop.wait_running(1)
+        shop.wait_looks(owner_pid(running), 20)
+        assert shop.get() == running
+    assert len(shop.place.list_starts()) == 1
+
+
+@pytest.mark.parametrize("garbage", ["NaN", '"soon"'])
+def test_a_record_with_garbage_for_the_time_is_mended_from_its_journal(shop: Shop, garbage: str) -> None:
+    shop.start({"limit_s": HOUR_S}, WORK)
+    parked = shop.wait_parked()
+    path = shop.home.session(shop.id).record
+    whole = path.read_text()
+    torn = whole.replace(f'"not_before_at":{parked.not_before_at!r}', f'"not_before_at":{garbage}')
+    assert torn != whole
+    path.write_text(torn)
+    assert cli_json("ps", "--json", home=shop.home)[0]["state"] == "parked"
+    wait_until(lambda: isinstance(shop.registry.list_all()[0], SessionRecord), timeout_s=20, what="the record mended")
+    assert torn in [one.read_text() for one in shop.home.quarantine.rglob("record*") if one.is_file()], "set aside, not lost"
+    assert shop.get().resumes_at == parked.resumes_at
+    kill(parked.owner)
+    shop.place.turn_clock(2 * HOUR_S)
+    shop.wait_attended()
     shop.check_ran_once(shop.wait_running(2), 2)
 
 
@@ -324,9 +413,9 @@ def test_a_session_whose_files_were_taken_away_while_it_was_parked_is_given_up_b
 # Limit upon limit
 
 
-def test_limits_in_a_row_park_it_again_and_are_no_crash_loop(shop: Shop) -> None:
-    limits = [{"limit_s": HOUR_S, "text": "usage limit reached"}] * 7
-    shop.start(*limits, WORK)
+@pytest.mark.parametrize("limit", [{}, {"exit": 0}], ids=["stays", "leaves"])
+def test_limits_in_a_row_park_it_again_and_are_no_crash_loop(shop: Shop, limit: dict[str, Any]) -> None:
+    shop.start(*[{"limit_s": HOUR_S, **limit}] * 7, WORK)
     for epoch in range(1, 8):
         parked = shop.wait_parked(epoch)
         assert "usage limit" in (parked.reason or "")
@@ -348,3 +437,37 @@ def test_what_stands_in_the_conversation_from_before_does_not_park_it_again(shop
     running = shop.wait_running(2)
     shop.wait_looks(owner_pid(running), 20)
     assert (shop.get().phase, shop.get().epoch) == (Phase.RUNNING, 2)
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(0, Outcome.DONE), (3, Outcome.FAILED)])
+def test_an_agent_that_leaves_is_not_parked_for_what_stands_in_the_conversation_from_before(
+    shop: Shop, code: int, outcome: Outcome
+) -> None:
+    shop.start({"until": shop.place.now_s() + 24 * HOUR_S}, {"quiet": True, "exit": code})
+    shop.wait_parked()
+    cli("recover", "shop", "--yes", home=shop.home)
+    ended = shop.wait(lambda found: found.phase is Phase.ENDED, "its end")
+    assert (ended.outcome, ended.exit_code, ended.epoch) == (outcome, code, 2)
+    assert "limit" not in (ended.reason or "")
+
+
+def test_a_user_who_goes_on_before_the_limits_end_meets_it_again_and_it_is_parked_again(shop: Shop) -> None:
+    limit = {"until": shop.place.now_s() + 24 * HOUR_S}
+    shop.start(limit, limit, WORK)
+    parked = shop.wait_parked()
+    cli("recover", "shop", "--yes", home=shop.home)
+    again = shop.wait_parked(2)
+    assert (again.resumes_at, again.reason) == (parked.resumes_at, parked.reason)
+    shop.place.turn_clock(25 * HOUR_S)
+    shop.check_ran_once(shop.wait_running(3), 3)
+
+
+@pytest.mark.parametrize("exit_code", [None, 1])
+def test_with_restart_never_a_limit_parks_nothing(shop: Shop, exit_code: int | None) -> None:
+    shop.start({"limit_s": HOUR_S, **({} if exit_code is None else {"exit": exit_code})}, restart=Restart.NEVER)
+    if exit_code is None:
+        running = shop.wait_running(1)
+        shop.wait_looks(owner_pid(running), 20)
+        assert shop.get() == running
+    else:
+        assert shop.wait(lambda found: found.phase is Phase.ENDED, "its end").outcome is Outcome.FAILED
