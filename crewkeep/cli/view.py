@@ -37,6 +37,7 @@ def describe(house: House, record: SessionRecord) -> dict[str, Any]:
         "started_at": format_time(record.started_at),
         "last_progress_at": format_time(sight.beat.progress_wall_s) if sight.beat else None,
         "last_heartbeat_at": format_time(sight.beat.wall_s) if sight.beat else None,
+        "resumes_at": format_time(record.resumes_at),
         "command": shlex.join(record.command),
         "cwd": record.cwd,
     }
@@ -61,7 +62,7 @@ def describe_damage(house: House, damage: Damage) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
         ("name", "agent", "workspace", "state", "reason", "epoch", "restarts", "keeper_pid", "agent_pid", "started_at")
     )
-    known |= dict.fromkeys(("last_progress_at", "last_heartbeat_at", "command", "cwd"))
+    known |= dict.fromkeys(("last_progress_at", "last_heartbeat_at", "resumes_at", "command", "cwd"))
     return {"id": damage.id} | known | {"state": State.CRASHED.value, "reason": f"its record cannot be read: {damage.error}"}
 
 

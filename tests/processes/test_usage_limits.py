@@ -26,6 +26,7 @@ from coordinator.sessions.model import LAUNCH_KIND, Outcome, Phase, Restart, Ses
 from coordinator.sessions.registry import Registry
 from coordinator.system import processes
 from coordinator.system.processes import ProcessIdentity
+from crewkeep import control
 from crewkeep.patrol_client import ask_patrol, ensure_patrol
 from crewkeep.starting import start_session
 
@@ -79,6 +80,11 @@ class Shop:
         """Return when the process has looked at the clock so often since now."""
         before = self.place.count_looks(pid)
         wait_until(lambda: self.place.count_looks(pid) >= before + count, timeout_s=20, what="looks at the clock")
+
+    def wait_ticks(self, count: int = 3) -> None:
+        """Return when the session's keeper has looked at the clock so often since now, and is through with what it did then."""
+        self.wait_looks(owner_pid(self.get()), count)
+        control.request(self.home.session(self.id), "status", timeout_s=20)  # answered between two ticks, never within one
 
     def wait_attended(self) -> None:
         """Return when the patrol has attended to whatever it sees now: it sweeps before it answers again."""
@@ -140,13 +146,13 @@ def test_a_parked_session_goes_on_when_its_limit_ends_once_and_not_before(shop: 
     assert parked.resumes_at is not None
     assert "usage limit" in (parked.reason or "")
     shop.place.turn_clock(parked.resumes_at - shop.place.now_s() - 60)
-    shop.wait_looks(owner_pid(parked))
+    shop.wait_ticks()
     assert shop.get() == parked, "a minute before, nothing was done"
     shop.place.turn_clock(60)
     running = shop.wait_running(2)
     assert running.owner == parked.owner
     assert shop.place.list_starts()[1]["at"] >= parked.resumes_at
-    shop.wait_looks(owner_pid(parked))
+    shop.wait_ticks()
     shop.wait_attended()
     shop.check_ran_once(running, 2)
 
@@ -163,7 +169,7 @@ def test_a_clock_that_is_set_back_only_makes_it_wait_longer(shop: Shop) -> None:
     shop.start({"limit_s": HOUR_S}, WORK)
     parked = shop.wait_parked()
     shop.place.turn_clock(-48 * HOUR_S)
-    shop.wait_looks(owner_pid(parked))
+    shop.wait_ticks()
     assert shop.get() == parked
     shop.place.turn_clock(50 * HOUR_S)
     shop.check_ran_once(shop.wait_running(2), 2)
@@ -226,8 +232,9 @@ def test_when_a_parked_session_goes_on_is_told(shop: Shop) -> None:
     parked = shop.wait_parked()
     at = datetime.datetime.fromtimestamp(parked.resumes_at or 0, datetime.UTC)
     (row,) = cli_json("ps", "--json", home=shop.home)
-    assert (row["state"], row["reason"]) == ("parked", "usage limit: you have hit your limit")
-    assert cli_json("inspect", "shop", "--json", home=shop.home)["not_before_at"] == f"{at:%Y-%m-%dT%H:%M:%S}.000Z"
+    told_at = f"{at:%Y-%m-%dT%H:%M:%S}.000Z"
+    assert (row["state"], row["reason"], row["resumes_at"]) == ("parked", "usage limit: you have hit your limit", told_at)
+    assert cli_json("inspect", "shop", "--json", home=shop.home)["not_before_at"] == told_at
     told = cli_json("why", "shop", "--json", home=shop.home)
     assert f"it goes on by itself at {at:%Y-%m-%dT%H:%M:%SZ}" in told["action"]
     assert "you have hit your limit" in told["reason"]
@@ -246,7 +253,7 @@ def test_an_end_of_the_limit_that_cannot_be_meant_parks_nothing(shop: Shop, unti
         assert cli_json("ps", "-a", "--json", home=shop.home)[0]["state"] == "failed"
     else:
         running = shop.wait_running(1)
-        shop.wait_looks(owner_pid(running), 20)
+        shop.wait_ticks(20)
         assert shop.get() == running
     assert len(shop.place.list_starts()) == 1
 
@@ -279,7 +286,7 @@ def test_with_recovery_turned_down_a_parked_session_waits_on_until_it_is_turned_
     parked = shop.wait_parked()
     Features(shop.home).set("recovery", level)
     shop.place.turn_clock(2 * HOUR_S)
-    shop.wait_looks(owner_pid(parked))
+    shop.wait_ticks()
     assert shop.get() == parked
     Features(shop.home).set("recovery", "on")
     shop.check_ran_once(shop.wait_running(2), 2)
@@ -298,6 +305,7 @@ def test_with_recovery_turned_off_a_resume_that_failed_is_not_tried_again_until_
     paths.launch.write_bytes(launch)
     before = count_wakes(owner_pid(parked))  # ten a second, and it would try again after one
     wait_until(lambda: count_wakes(owner_pid(parked)) >= before + 40, timeout_s=30, what="the keeper awake again and again")
+    control.request(shop.home.session(shop.id), "status", timeout_s=20)
     assert shop.get() == parked
     Features(shop.home).set("recovery", "on")
     shop.check_ran_once(shop.wait_running(2), 2)
@@ -397,6 +405,8 @@ def test_what_a_person_ended_while_it_was_parked_never_goes_on(shop: Shop, how: 
         shop.wait_attended()
         ended = shop.get()
         assert (ended.phase, ended.epoch, ended.resumes_at) == (Phase.ENDED, 1, None)
+        left_by_itself = "shop is stopped" in shop.home.session(shop.id).keeper_log.read_text()
+        assert left_by_itself == (keeper == "alive"), "a keeper that waits need not be killed"
     assert cli_json("recover", "--all", "--json", home=shop.home) == []
     assert len(shop.place.list_starts()) == 1
 
@@ -434,8 +444,8 @@ def test_what_stands_in_the_conversation_from_before_does_not_park_it_again(shop
     if who == "patrol":
         kill(parked.owner)
     assert cli("recover", "shop", "--yes", home=shop.home).returncode == 0, "its user does not wait for the limit's end"
-    running = shop.wait_running(2)
-    shop.wait_looks(owner_pid(running), 20)
+    shop.wait_running(2)
+    shop.wait_ticks(20)
     assert (shop.get().phase, shop.get().epoch) == (Phase.RUNNING, 2)
 
 
@@ -467,7 +477,7 @@ def test_with_restart_never_a_limit_parks_nothing(shop: Shop, exit_code: int | N
     shop.start({"limit_s": HOUR_S, **({} if exit_code is None else {"exit": exit_code})}, restart=Restart.NEVER)
     if exit_code is None:
         running = shop.wait_running(1)
-        shop.wait_looks(owner_pid(running), 20)
+        shop.wait_ticks(20)
         assert shop.get() == running
     else:
         assert shop.wait(lambda found: found.phase is Phase.ENDED, "its end").outcome is Outcome.FAILED

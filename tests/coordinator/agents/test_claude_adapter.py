@@ -308,6 +308,7 @@ def test_a_failure_is_told_until_the_next_turn(config: Config) -> None:
     claude, path = get_agent("claude"), config.write(asked("do it"), failed("API Error: 500 broken", "server_error"))
     activity = claude.read_activity(talk(path))
     assert (activity.failure, activity.limited_until, activity.at_prompt) == ("API Error: 500 broken", None, True)
+    assert activity.failed_at == 1795255200
     append(path, asked("again"))
     assert claude.read_activity(talk(path)).failure is None
 

@@ -227,6 +227,7 @@ def test_a_failed_turn_tells_why_until_the_next_one_begins(tmp_path: Path) -> No
     append(path, failing("stream disconnected before completion"))
     activity = codex.read_activity(conversation(path))
     assert (activity.failure, activity.limited_until, activity.at_prompt) == ("stream disconnected before completion", None, True)
+    assert activity.failed_at == 1795255200
     append(path, event("task_started"))
     assert codex.read_activity(conversation(path)).failure is None
     append(path, {**event("error", message="of an earlier version"), "timestamp": "2026-11-21T10:00:00Z"}, event("turn_aborted"))

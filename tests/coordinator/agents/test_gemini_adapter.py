@@ -414,6 +414,7 @@ def test_a_failure_is_told_until_the_next_turn_begins(world: World) -> None:
     activity = gemini.read_activity(conversation(path))
     assert activity.failure == words
     assert activity.limited_until == AT_S + 2 * 3600 + 26 * 60 + 30.5
+    assert activity.failed_at == AT_S
     append(path, said("user", "again", "u2"))
     assert gemini.read_activity(conversation(path)).failure is None
 

@@ -29,6 +29,7 @@ PS_FIELDS = [
     "started_at",
     "last_progress_at",
     "last_heartbeat_at",
+    "resumes_at",
     "command",
     "cwd",
 ]
