@@ -126,24 +126,25 @@ class Eyes:
         """Tell whether the conversation is known to hold ``text``."""
         return self.conversation is not None and self._adapter.holds_text(self.conversation, text) is True
 
-    def read_last(self) -> Activity:
-        """Return what the transcript shows after the agent's end, whose output has told what it did. Raises ``Superseded``."""
+    def read_last(self, exit_code: int | None) -> Activity:
+        """Return what the transcript shows after the agent's end, whose output has told what it did. Raises ``Superseded``.
+
+        The agent is not blamed for what failed before it was started. Where no time is told, what stands there may be of before
+        or said again: then the exit code decides.
+        """
         try:
             if self.conversation is None and (found := self._find([])) is not None:
                 self._adopt(found)
             if self.conversation is None:
                 return Activity()
-            return self._read(self.conversation)
+            activity = self._read(self.conversation)
+            may_be_new = self._stale is None or (activity.failed_at is None and exit_code != 0)
+            return activity if may_be_new else Activity()
         except Superseded:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes
             say_error("looking at how the agent's work ended", error)
             return Activity()
-
-    @property
-    def has_failed_anew(self) -> bool:
-        """Whether the failure that ``read_last`` told, if any, is of this incarnation's own turns."""
-        return self._stale is None
 
     def find_limit(self) -> Activity | None:
         """Return what the last look showed if a usage limit has stopped the agent and nobody is at its terminal."""

@@ -246,11 +246,9 @@ class Keeper:
         """See whether a newer incarnation came, or somebody stops the session while no agent runs. Costs one ``stat``."""
         try:
             status = os.stat(self._paths.record)
-        except FileNotFoundError as error:
-            if self._now is None and not self._paths.path.exists():
+        except OSError as error:
+            if self._now is None and isinstance(error, FileNotFoundError) and not self._paths.path.exists():
                 self._leave_without_record(None, NotFound(f"the session is gone: {error}"))
-            return
-        except OSError:
             return
         stamp = status.st_ino, status.st_mtime_ns, status.st_size
         if stamp == self._stamp:
@@ -292,20 +290,11 @@ class Keeper:
             exit_code=status.exit_code,
             exit_signal=status.exit_signal,
             held=agent.age_s >= brake.HELD_AFTER_S,
-            **self._tell_work(self._read_last(now, status)),
+            **self._tell_work(now.eyes.read_last(status.exit_code)),
         )
         facts = {"exit_code": status.exit_code, "exit_signal": status.exit_signal, "fruitful": ended.fruitful}
         self._tell_journal("noticed", {"what": "the agent ended", "by": "keeper", "at": noticed_at, **facts})
         self._decide(now, ended, status)
-
-    def _read_last(self, now: Incarnation, status: ExitStatus) -> Activity:
-        """Return how the agent's work ended; it is not blamed for what failed before it was resumed.
-
-        Where no time is told, what stands there may be of before or said again: then the exit code decides.
-        """
-        activity = now.eyes.read_last()
-        may_be_new = now.eyes.has_failed_anew or (activity.failed_at is None and status.exit_code != 0)
-        return activity if may_be_new else Activity()
 
     def _tell_work(self, activity: Activity) -> dict[str, Any]:
         """Return what an end is to say of the agent's work."""
@@ -401,11 +390,9 @@ class Keeper:
         def end_pause() -> None:
             if self._now is None and self._record.epoch == epoch and not self._loop.stopped:
                 self._look_at_record()
-                if self._loop.stopped:
-                    return
-                if self._features.read().recovery is Recovery.ON:
+                if not self._loop.stopped and self._features.read().recovery is Recovery.ON:
                     self._recover(reason)
-                else:
+                elif not self._loop.stopped:
                     self._recover_later(_PARKED_TICK_S, reason)
 
         self._loop.call_later(pause_s, functools.partial(self._guard, end_pause))

@@ -99,7 +99,7 @@ def test_a_limit_from_before_the_start_does_not_count(home: Home, epoch: int) ->
         clock.advance(1)
         eyes.look(make_agent())
         assert eyes.find_limit() is None
-    assert not eyes.has_failed_anew
+    assert [eyes.read_last(code) for code in (0, 1, None)] == [Activity()] * 3
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -110,7 +110,7 @@ def test_a_limit_that_the_first_look_finds_counts_if_it_was_told_since_the_start
     teller.activity = fail(clock, at=clock.wall)
     eyes.look(make_agent())
     assert eyes.find_limit() == teller.activity
-    assert eyes.has_failed_anew
+    assert eyes.read_last(0) == teller.activity
 
 
 def test_a_limit_told_again_between_two_looks_in_the_same_words_counts(home: Home) -> None:
@@ -132,6 +132,7 @@ def test_where_no_time_is_told_a_limit_counts_anew_if_its_end_is_another(home: H
     eyes.look(make_agent())
     eyes.look(make_agent())
     assert eyes.find_limit() is None
+    assert (eyes.read_last(0), eyes.read_last(1)) == (Activity(), teller.activity), "only the exit code tells"
     clock.advance(1)
     teller.activity = fail(clock, at=None)
     eyes.look(make_agent())
@@ -146,5 +147,5 @@ def test_a_limit_that_ends_in_years_or_never_has_no_end_that_is_known(home: Home
     teller.activity = fail(clock, at=clock.wall + 1, until=until)
     eyes.look(make_agent())
     assert eyes.find_limit() is None
-    last = eyes.read_last()
+    last = eyes.read_last(0)
     assert (last.failure, last.limited_until) == ("usage limit reached", None)
