@@ -15,6 +15,7 @@ A lease is measured by the wall clock, since it outlives a reboot. Not promised:
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,11 +102,13 @@ def find_target(what: str, *, directory: str, workspace: str) -> Target:
         hint = f"give a path, a pattern or a name of 1 to {CLAIM_WHAT_LIMIT_BYTES} bytes"
         raise InvalidInput(f"{what!r:.80} cannot be claimed", hint=hint)
     path = os.path.join(directory, what)
+    if not _is_text(path):
+        raise InvalidInput(f"{path!r} is not UTF-8 and cannot be claimed", hint="claim a directory above it")
     if os.path.lexists(path):
         is_directory = os.path.isdir(path)
         return Target(form=Form.TREE if is_directory else Form.FILE, value=os.path.realpath(path))
-    if patterns.has_wildcards(what):
-        return Target(form=Form.PATTERN, value=_resolve_pattern(path))
+    if (pattern := _find_pattern(path)) is not None:
+        return Target(form=Form.PATTERN, value=pattern)
     if what.endswith("/"):
         return Target(form=Form.TREE, value=os.path.realpath(path))
     if "/" in what or "." in what:
@@ -255,11 +258,24 @@ def _encode_all(claims: Sequence[Claim]) -> dict[str, Any]:
     return {"claims": [claim.encode() for claim in claims]}
 
 
-def _resolve_pattern(path: str) -> str:
-    """Return the pattern with links resolved in the part before the first wildcard."""
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _find_pattern(path: str) -> str | None:
+    """Return the pattern that an absolute path is, with links resolved in front of its wildcards; ``None`` without any.
+
+    Brackets and the like of what is there by that very name are no wildcards (``routes/[id]/*.ts``).
+    """
     parts = os.path.normpath(path).split("/")
-    first = next(index for index, part in enumerate(parts) if patterns.has_wildcards(part))
-    return os.path.join(os.path.realpath("/".join(parts[:first]) or "/"), *parts[first:])
+    for index, part in enumerate(parts):
+        if patterns.has_wildcards(part) and not os.path.lexists("/".join(parts[: index + 1])):
+            return os.path.join(glob.escape(os.path.realpath("/".join(parts[:index]) or "/")), *parts[index:])
+    return None
 
 
 def _tell_span(seconds: float) -> str:

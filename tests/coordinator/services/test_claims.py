@@ -76,6 +76,24 @@ def test_a_link_and_what_it_points_to_are_one(crew: Crew) -> None:
         crew.claim(crew.two, "src/auth/login.py")
 
 
+def test_brackets_of_what_is_there_are_no_wildcards(crew: Crew) -> None:
+    directory = crew.directory / "[app]"
+    (directory / "[id]").mkdir(parents=True)
+    claims = crew.claims_of(crew.one)
+    for what in ("[id]/*.py", "[id]/new.js"):
+        target = find_target(what, directory=str(directory), workspace="shop")
+        claims.acquire(crew.one.writer, what, target)
+    held = {"[id]/view.py": True, "[id]/new.js": True, "[id]/view.js": False, "i/view.py": False, "../a/[id]/view.py": False}
+    for path, is_held in held.items():
+        found = crew.claims_of(crew.two).find_blocking(crew.two.id, find_file_target(path, directory=str(directory)))
+        assert (found is not None) is is_held, path
+
+
+def test_a_path_that_is_no_text_is_refused_by_its_name(crew: Crew) -> None:
+    with pytest.raises(InvalidInput, match=r"bad\\udcff\.py"):
+        find_target("bad\udcff.py", directory=str(crew.directory), workspace="shop")
+
+
 def test_the_second_is_told_who_has_it_and_until_when(crew: Crew) -> None:
     claim = crew.claim(crew.one, "src/**/*.py", lease_s=60)
     with pytest.raises(Claimed) as refused:
