@@ -18,7 +18,7 @@ from typing import Any
 from coordinator.agents import get_agent
 from coordinator.errors import Missing, StartFailed, TimedOut
 from coordinator.sessions.model import LaunchSpec
-from crewkeep.setup.hooks import MARK
+from crewkeep.setup.hooks import make_command
 
 _TIMEOUT_S = 20.0
 
@@ -75,8 +75,9 @@ class _AppServer:
     def list_ours(self) -> list[tuple[str, dict[str, Any]]]:
         """Return key and facts of each hook of ours that Codex knows."""
         found = self.ask("hooks/list", {"cwds": [self._directory]})
+        ours = make_command("codex")  # to the letter: a repository's own hooks may speak of our program
         hooks = [hook for place in found.get("data", []) for hook in place.get("hooks", [])]
-        return [(hook["key"], hook) for hook in hooks if MARK in str(hook.get("command"))]
+        return [(hook["key"], hook) for hook in hooks if hook.get("command") == ours]
 
     def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the result of one request."""

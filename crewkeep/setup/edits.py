@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coordinator.errors import Conflict, InvalidInput, StorageError
 from coordinator.system import files
+from crewkeep.setup import json_text
 
 #: A configuration is far smaller.
 _LIMIT_BYTES = 8 << 20
@@ -81,27 +80,19 @@ def read_object(path: Path, data: bytes | None) -> dict[str, Any]:
     if data is None or not data.strip():
         return {}
     try:
-        value = json.loads(data)
+        value = json_text.parse(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        hint = "crewkeep changes plain JSON only (no comments); add the entry by hand: docs/agents.md"
-        raise InvalidInput(f"{path} is not plain JSON ({error}); it was left as it is", hint=hint, path=str(path)) from error
+        raise InvalidInput(f"{path} is not JSON ({error}); it was left as it is", hint="mend the file", path=str(path)) from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{path} does not hold an object; it was left as it is", hint="mend the file", path=str(path))
     return value
 
 
 def write_object(value: dict[str, Any], before: bytes | None) -> bytes | None:
-    """Return the object as JSON, in the manner of what stood there; ``None``, no file, for an empty one."""
-    if not value:
-        return None
-    before = before or b""
-    end = "" if before.strip() and not before.endswith(b"\n") else "\n"
-    if before.strip() and b"\n" not in before.strip():
-        separators = (", ", ": ") if b'": ' in before else (",", ":")
-        return (json.dumps(value, separators=separators, ensure_ascii=False) + end).encode()
-    found = re.search(rb"\n([ \t]+)\S", before)
-    indent = found[1].decode() if found else "  "
-    return (json.dumps(value, indent=indent, ensure_ascii=False) + end).encode()
+    """Return what ``read_object`` read, changed so that it means ``value``; ``None``, no file, if nothing is left of it."""
+    text = (before or b"").decode("utf-8")
+    after = json_text.change(text if text.strip() else "{}\n", value)
+    return None if after.split() == ["{}"] else after.encode()
 
 
 def _lines(data: bytes | None) -> list[str]:

@@ -6,6 +6,7 @@ in a configuration never hurts.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -25,8 +26,9 @@ from crewkeep.setup.targets import (
     judge,
 )
 
-#: By what an entry of ours is known.
+#: The program that our entries run, and how they end: others may speak of it.
 MARK = "crewkeep-hook"
+_OURS = re.compile(rf"/{MARK}'? [a-z]+\Z")
 #: How long an agent waits for a hook, in seconds; ours gives up earlier by itself.
 _TIMEOUT_S = 10
 
@@ -53,6 +55,9 @@ class _JsonHooks:
         kept: dict[str, Any] = {}
         for event in dict.fromkeys((*hooks, *(self.events if install else ()))):
             groups = hooks.get(event, [])
+            if not isinstance(groups, list):
+                told = f"`hooks.{event}` in {path} is no list; it was left as it is"
+                raise InvalidInput(told, hint="mend the file", path=str(path))
             wanted = ours if event in self.events else None
             rest = _without_ours(groups, but=wanted)
             if wanted is not None and wanted not in rest:
@@ -62,7 +67,7 @@ class _JsonHooks:
         changed = {**settings, "hooks": kept}
         if not kept:
             del changed["hooks"]
-        if changed == settings or not (install or _has_ours(hooks)):
+        if changed == settings or not (install or any(_has_ours(groups) for groups in hooks.values())):
             return Edit(path=path, before=before, after=before)
         return Edit(path=path, before=before, after=write_object(changed, before))
 
@@ -81,7 +86,7 @@ class _Plugin:
     def plan(self, agent: str, environment: Mapping[str, str], *, install: bool) -> Edit:
         path = self.find_path(environment)
         before = read_optional(path)
-        if before is not None and MARK.encode() not in before:
+        if before is not None and not before.startswith(f"// {MARK}:".encode()):
             raise InvalidInput(f"{path} is not crewkeep's; it was left as it is", hint="move it away first", path=str(path))
         source = (Path(__file__).parent / self.source).read_text(encoding="utf-8")
         after = source.replace('"CREWKEEP_HOOK"', _quote_script(find_program())).encode() if install else None
@@ -167,19 +172,23 @@ _TARGETS: dict[str, _JsonHooks | _Plugin] = {
 
 
 def _has_ours(groups: Any) -> bool:
-    return MARK in str(groups)
+    """Tell whether one of an event's groups holds an entry of ours."""
+    held = [group.get("hooks") for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+    return any(_is_ours(entry) for entries in held if isinstance(entries, list) for entry in entries)
 
 
-def _without_ours(groups: Any, *, but: dict[str, Any] | None) -> list[Any]:
+def _is_ours(entry: Any) -> bool:
+    command = entry.get("command") if isinstance(entry, dict) else None
+    return isinstance(command, str) and _OURS.search(command) is not None
+
+
+def _without_ours(groups: list[Any], *, but: dict[str, Any] | None) -> list[Any]:
     """Return an event's groups without our entries, ``but`` this group; one that held nothing else goes with them."""
-    if not isinstance(groups, list):
-        raise InvalidInput("the hooks of an event are no list; they were left as they are", hint="mend the agent's settings")
     kept = []
     for group in groups:
-        entries = group.get("hooks") if isinstance(group, dict) else None
-        if not isinstance(entries, list) or not _has_ours(entries) or group == but:
+        if not _has_ours([group]) or group == but:
             kept.append(group)
-        elif rest := [entry for entry in entries if not _has_ours(entry)]:
+        elif rest := [entry for entry in group["hooks"] if not _is_ours(entry)]:
             kept.append({**group, "hooks": rest})
     return kept
 

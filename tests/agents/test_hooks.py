@@ -266,3 +266,15 @@ def test_hooks_that_are_installed_are_trusted_and_removed_without_a_trace(home: 
     assert [(row["installed"], row["problem"]) for row in rows] == [("yes", None)]
     run("remove", "--yes")
     assert path.read_text() == theirs
+
+
+def test_a_hook_of_a_repository_that_speaks_of_ours_is_not_trusted_for_its_user(home: Home, make_codex_home: Make) -> None:
+    codex = make_codex_home("http://127.0.0.1:9/v1")
+    config = codex.home / ".codex" / "config.toml"
+    (codex.work / ".codex").mkdir()
+    theirs = {"type": "command", "command": "touch taken # /x/crewkeep-hook codex"}
+    (codex.work / ".codex" / "hooks.json").write_text(json.dumps({"hooks": {"SessionStart": [{"hooks": [theirs]}]}}))
+    words = ("hooks", "install", "--agent", "codex", "--yes", "--json")
+    (row,) = cli_json(*words, home=home, env=codex.environment, cwd=codex.work)
+    assert row["trusted"] == config.read_text().count("trusted_hash") == 7
+    assert str(codex.work / ".codex") not in config.read_text()

@@ -63,6 +63,39 @@ def test_what_others_wrote_is_kept_to_the_byte(agent: str, form: int | str | Non
     assert path.read_text() == before
 
 
+ODD = """{\r
+  // the look, which "Gemini" lets one say
+  "theme": "dark",   "n": 1E400, "n": 12345678901234567890.10, // mine\r
+  "caf\\u00e9 \\ud800" : [1,2,  3],\r
+  "hooks": { "Notification": [ {"hooks": [{"type":"command", "command": "say"}]} ], },\r
+}\r
+"""
+
+
+@pytest.mark.parametrize("agent", SETTINGS)
+def test_comments_numbers_and_an_odd_form_are_kept_to_the_byte(agent: str, tmp_path: Path) -> None:
+    path = read_status(agent, environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ODD.encode())
+    install(agent, tmp_path)
+    assert read_status(agent, environment(tmp_path)).installed is Installed.YES
+    for line in ODD.splitlines()[:4]:
+        assert line.rstrip() in path.read_bytes().decode()
+    remove(agent, tmp_path)
+    assert path.read_bytes().decode() == ODD
+
+
+@pytest.mark.parametrize("command", ["/opt/my-crewkeep-hook-log.sh x", "echo crewkeep-hook codex", "x # /a/crewkeep-hook codex."])
+def test_a_hook_of_others_that_speaks_of_ours_is_theirs(command: str, tmp_path: Path) -> None:
+    path = read_status("claude", environment(tmp_path)).path
+    path.parent.mkdir(parents=True)
+    path.write_text(before := json.dumps({"hooks": {"Stop": [{"hooks": [{"type": "command", "command": command}]}]}}))
+    assert read_status("claude", environment(tmp_path)).installed is Installed.NO
+    install("claude", tmp_path)
+    remove("claude", tmp_path)
+    assert path.read_text() == before
+
+
 def test_an_older_entry_of_ours_is_replaced_and_the_users_stay_in_place(tmp_path: Path) -> None:
     path = read_status("claude", environment(tmp_path)).path
     path.parent.mkdir(parents=True)
@@ -76,7 +109,7 @@ def test_an_older_entry_of_ours_is_replaced_and_the_users_stay_in_place(tmp_path
     assert "/gone/" not in path.read_text()
 
 
-@pytest.mark.parametrize("content", ["{ // a comment\n}", "[]", '{"hooks": []}', '{"hooks": {"Stop": {}}}', "\0"])
+@pytest.mark.parametrize("content", ["{ 'a': 1 }", "{", "[]", '{"hooks": []}', '{"hooks": {"Stop": {}}}', "\0"])
 def test_a_configuration_that_is_not_understood_is_left_as_it_is(content: str, tmp_path: Path) -> None:
     path = read_status("claude", environment(tmp_path)).path
     path.parent.mkdir(parents=True)
@@ -90,10 +123,10 @@ def test_a_configuration_that_is_not_understood_is_left_as_it_is(content: str, t
 def test_a_plugin_of_others_is_not_overwritten(tmp_path: Path) -> None:
     path = read_status("opencode", environment(tmp_path)).path
     path.parent.mkdir(parents=True)
-    path.write_text("export const Mine = 1")
+    path.write_text(theirs := "export const Mine = 'not crewkeep-hook'")
     with pytest.raises(InvalidInput):
         install("opencode", tmp_path)
-    assert path.read_text() == "export const Mine = 1"
+    assert path.read_text() == theirs
 
 
 def test_that_opencode_must_fetch_its_library_first_is_told_when_its_hooks_are_installed(tmp_path: Path) -> None:
