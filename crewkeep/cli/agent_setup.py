@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.errors import Missing
+from coordinator.errors import InvalidInput, Missing
 from crewkeep.cli import output
 
 if TYPE_CHECKING:
@@ -38,14 +38,20 @@ class Part:
 def change(part: Part, agents: list[str] | None, *, yes: bool, install: bool, as_json: bool) -> Rows:
     """Show the changes and, if that is wanted, make them; returns a row for each agent."""
     edits: dict[str, Edit] = {}
+    rows: Rows = []
     for agent in agents or _find_present(part, install=install):
-        edits[agent] = part.plan(agent, install)
+        try:
+            edits[agent] = part.plan(agent, install)
+        except InvalidInput as error:
+            if agents:
+                raise
+            path = str(part.read_status(agent).path)  # the others are seen to all the same
+            rows.append({"agent": agent, "path": path, "changes": False, "done": False, "problem": error.message})
     for edit in edits.values():
         if edit.changes and not as_json:
             output.note(output.make_printable_lines(edit.show()))
     wanted = [agent for agent, edit in edits.items() if edit.changes]
     acts = bool(wanted) and (yes or _ask(part.what, wanted, install=install, as_json=as_json))
-    rows = []
     for agent, edit in edits.items():
         if acts:
             edit.apply()
@@ -87,11 +93,11 @@ def print_status(rows: Rows, *, as_json: bool) -> None:
 
 
 def _find_present(part: Part, *, install: bool) -> list[str]:
-    """Return the agents to act for if none was named: those on PATH or with a configuration; those that have ours."""
+    """Return the agents to act for if none was named: those on PATH or with a configuration; those that have ours or may."""
     found = []
     for agent in part.agents:
         known = part.read_status(agent)
-        ours = known.installed in ("yes", "outdated")
+        ours = known.installed != "no"
         if ours or (install and (shutil.which(agent, path=os.environ.get("PATH")) or known.path.exists())):
             found.append(agent)
     if not found and install:

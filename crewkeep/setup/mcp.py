@@ -43,11 +43,13 @@ class _JsonServers:
         settings = read_object(path, before)
         servers = settings.get(self.servers, {})
         if not isinstance(servers, dict):
-            raise InvalidInput(f"`{self.servers}` in {path} is no object; it was left as it is", hint="mend the file")
+            raise InvalidInput(
+                f"`{self.servers}` in {path} is no object; it was left as it is", hint="mend the file", path=str(path)
+            )
         changed = {name: entry for name, entry in servers.items() if name != NAME}
         if install:
-            entry = self.make_entry(find_crewkeep())
-            changed = {**servers, NAME: entry}
+            known = servers.get(NAME)  # what its user added to our entry stays
+            changed = {**servers, NAME: {**(known if isinstance(known, dict) else {}), **self.make_entry(find_crewkeep())}}
         if changed == servers:
             return Edit(path=path, before=before, after=before)
         after = {**settings, self.servers: changed}
@@ -59,7 +61,13 @@ class _JsonServers:
 class _CodexServers:
     """A table in a file of TOML that its user edits by hand: only our table's lines are touched."""
 
-    _TABLE = re.compile(rf"^\[mcp_servers\.{NAME}\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", re.MULTILINE)
+    #: Our table and those below it (Codex keeps there what its user allowed), each with a blank line in front of it; comments
+    #: behind its last line belong to what follows.
+    _TABLE = re.compile(
+        rf"(?:(?<=\n)\r?\n)?^\[mcp_servers\.{NAME}(?P<below>\.[^\n]*)?\][ \t\r]*(?:#[^\n]*)?(?:\n|\Z)"
+        r"(?:(?:[ \t\r]*(?:#[^\n]*)?\n)*[ \t]*[^\s#\[][^\n]*(?:\n|\Z))*",
+        re.MULTILINE,
+    )
 
     def find_path(self, environment: Mapping[str, str]) -> Path:
         return find_codex_home(environment) / "config.toml"
@@ -69,27 +77,49 @@ class _CodexServers:
         before = read_optional(path)
         text = _decode(path, before)
         parsed = _parse(path, text)
-        wanted = {"command": find_crewkeep(), "args": ["mcp"]} if install else None
         servers = parsed.get("mcp_servers", {})
-        found = servers.get(NAME) if isinstance(servers, dict) else None
+        if not isinstance(servers, dict):
+            raise InvalidInput(f"`mcp_servers` in {path} is no table; it was left as it is", hint="mend the file", path=str(path))
+        found = servers.get(NAME)
+        ours = {"command": find_crewkeep(), "args": ["mcp"]} if install else None
+        wanted = None if ours is None else {**found, **ours} if isinstance(found, dict) else ours
         if found == wanted:
             return Edit(path=path, before=before, after=before)
-        rest = self._TABLE.sub("", text)
-        if wanted is None:
-            after = rest.rstrip("\n") + "\n" if rest.strip() else ""
-        else:
-            gap = "" if not rest.strip() else "\n" if rest.endswith("\n") else "\n\n"
-            lines = [f"[mcp_servers.{NAME}]", f"command = {json.dumps(wanted['command'])}", 'args = ["mcp"]']
-            after = rest + gap + "\n".join(lines) + "\n"
-        self._check(path, parsed, _parse(path, after), wanted)
+        after = self._remove(text) if ours is None else self._enter(text, ours)
+        self._check(path, parsed, after, wanted)
         return Edit(path=path, before=before, after=after.encode() if after else None)
 
+    def _remove(self, text: str) -> str:
+        left = self._TABLE.sub("", text)
+        return left.removesuffix("\n").removesuffix("\r") if left != text and not text.endswith("\n") else left
+
+    def _enter(self, text: str, ours: dict[str, Any]) -> str:
+        line = "\r\n" if "\r\n" in text else "\n"
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in ours.items()]
+        table = next((one for one in self._TABLE.finditer(text) if one["below"] is None), None)
+        if table is None:
+            entry = line.join([f"[mcp_servers.{NAME}]", *lines])
+            if not text:
+                return entry + line
+            return text + line + entry + line if text.endswith("\n") else text + line * 2 + entry
+        block = table[0] if table[0].endswith("\n") else table[0] + line
+        behind_name = block.index("\n", block.index("]")) + 1
+        name, body = block[:behind_name], block[behind_name:]
+        for key, words in zip(reversed(ours), reversed(lines), strict=True):
+            known = re.search(rf"^{key}[ \t]*=[^\r\n]*", body, re.MULTILINE)
+            body = body[: known.start()] + words + body[known.end() :] if known else words + line + body
+        return text[: table.start()] + name + body + text[table.end() :]
+
     @staticmethod
-    def _check(path: Path, before: dict[str, Any], after: dict[str, Any], wanted: dict[str, Any] | None) -> None:
+    def _check(path: Path, before: dict[str, Any], text: str, wanted: dict[str, Any] | None) -> None:
         """Refuse a change that would do anything else than was meant (an entry written in another form than ours)."""
         expected = {**before, "mcp_servers": {name: one for name, one in before.get("mcp_servers", {}).items() if name != NAME}}
         if wanted is not None:
             expected["mcp_servers"][NAME] = wanted
+        try:
+            after = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            after = {}
         if not expected["mcp_servers"] and "mcp_servers" not in after:
             del expected["mcp_servers"]
         if after != expected:

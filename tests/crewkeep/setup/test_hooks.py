@@ -120,6 +120,26 @@ def test_a_configuration_that_is_not_understood_is_left_as_it_is(content: str, t
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("what", ["hooks", "mcp"])
+def test_a_configuration_that_is_not_understood_is_named_and_the_others_are_seen_to(what: str, tmp_path: Path) -> None:
+    variables = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": str(tmp_path)}
+
+    def run(verb: str) -> tuple[int, dict[str, bool]]:
+        done = cli(what, verb, "--yes", "--json", home=tmp_path / "home", env=variables)
+        return done.returncode, {row["agent"]: row["done"] for row in json.loads(done.stdout)}
+
+    named = cli(what, "install", "--agent", "opencode", "--yes", home=tmp_path / "home", env=variables)
+    assert named.returncode == 0
+    gemini = tmp_path / ".gemini" / "settings.json"
+    gemini.parent.mkdir()
+    gemini.write_text("{")
+    assert run("install") == (1, {"gemini": False, "opencode": True})
+    assert run("remove") == (1, {"gemini": False, "opencode": True})
+    assert gemini.read_text() == "{"
+    said = cli(what, "remove", "--yes", home=tmp_path / "home", env=variables)
+    assert (said.returncode, str(gemini) in said.stderr) == (1, True)
+
+
 def test_a_plugin_of_others_is_not_overwritten(tmp_path: Path) -> None:
     path = read_status("opencode", environment(tmp_path)).path
     path.parent.mkdir(parents=True)

@@ -53,7 +53,9 @@ def test_other_servers_are_kept_to_the_byte(agent: str, tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("text", [CODEX, CODEX.rstrip(), "", "[mcp_servers]\n", CODEX.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text", [CODEX, CODEX.rstrip(), "", "[mcp_servers]\n", CODEX.replace("\n", "\r\n"), CODEX + "\n\n", "# mine only", "\n"]
+)
 def test_in_codex_every_other_line_stays_as_its_user_wrote_it(text: str, tmp_path: Path) -> None:
     path = tmp_path / ".codex" / "config.toml"
     path.parent.mkdir()
@@ -64,7 +66,7 @@ def test_in_codex_every_other_line_stays_as_its_user_wrote_it(text: str, tmp_pat
     assert tomllib.loads(written)["mcp_servers"]["crewkeep"]["args"] == ["mcp"]
     apply("codex", tmp_path, install=False)
     left = path.read_bytes().decode() if path.exists() else ""
-    assert left.rstrip() == text.rstrip()
+    assert left == text
 
 
 def test_an_entry_of_an_older_installation_is_replaced_in_the_middle_of_a_file(tmp_path: Path) -> None:
@@ -82,9 +84,11 @@ def test_an_entry_of_an_older_installation_is_replaced_in_the_middle_of_a_file(t
     "text",
     [
         'mcp_servers = { crewkeep = { command = "x" } }\n',
-        '[mcp_servers.crewkeep]\ncommand = "x"\n[mcp_servers.crewkeep.env]\nA = "b"\n',
+        '[mcp_servers.crewkeep]\ncommand = """\nx"""\n',
+        '[mcp_servers]\ncrewkeep.command = "x"\n',
         '[mcp_servers."crewkeep"]\ncommand = "x"\n',
         "not TOML [",
+        'mcp_servers = "x"\n',
     ],
 )
 def test_an_entry_in_another_form_is_left_to_its_user(text: str, tmp_path: Path) -> None:
@@ -94,3 +98,29 @@ def test_an_entry_in_another_form_is_left_to_its_user(text: str, tmp_path: Path)
     with pytest.raises(InvalidInput):
         apply("codex", tmp_path, install=True)
     assert path.read_text() == text
+
+
+def test_in_codex_what_its_user_allowed_our_server_stays_until_the_server_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / ".codex" / "config.toml"
+    path.parent.mkdir()
+    path.write_text(CODEX)
+    apply("codex", tmp_path, install=True)
+    entry = path.read_text()
+    added = 'startup_timeout_sec = 30 # slow here\n[mcp_servers.crewkeep.tools.claim]\napproval_mode = "approve"\n'
+    path.write_text(entry + added + "\n# what follows is no part of it\n[tui]\n")
+    assert read_status("codex", {"HOME": str(tmp_path)}).installed is Installed.YES
+    path.write_text(path.read_text().replace('/crewkeep"', '/old"'))
+    assert read_status("codex", {"HOME": str(tmp_path)}).installed is Installed.OUTDATED
+    apply("codex", tmp_path, install=True)
+    assert path.read_text() == entry + added + "\n# what follows is no part of it\n[tui]\n"
+    apply("codex", tmp_path, install=False)
+    assert path.read_text() == CODEX + "\n# what follows is no part of it\n[tui]\n"
+
+
+@pytest.mark.parametrize("agent", [name for name in find_mcp_agents() if name != "codex"])
+def test_what_its_user_added_to_our_entry_stays(agent: str, tmp_path: Path) -> None:
+    path = apply(agent, tmp_path, install=True)
+    path.write_text(path.read_text().replace('"crewkeep": {', '"crewkeep": {"trust": true,'))
+    assert read_status(agent, {"HOME": str(tmp_path)}).installed is Installed.YES
+    apply(agent, tmp_path, install=True)
+    assert '"trust": true' in path.read_text()
