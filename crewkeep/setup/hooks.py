@@ -28,7 +28,7 @@ from crewkeep.setup.targets import (
 
 #: The program that our entries run, and how they end: others may speak of it.
 MARK = "crewkeep-hook"
-_OURS = re.compile(rf"/{MARK}'? [a-z]+\Z")
+_OURS = re.compile(rf"(?:\A|/|\|\| ){MARK}'? [a-z]+\Z")
 #: How long an agent waits for a hook, in seconds; ours gives up earlier by itself.
 _TIMEOUT_S = 10
 

@@ -96,17 +96,21 @@ def test_a_hook_of_others_that_speaks_of_ours_is_theirs(command: str, tmp_path: 
     assert path.read_text() == before
 
 
-def test_an_older_entry_of_ours_is_replaced_and_the_users_stay_in_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    ["/gone/crewkeep-hook claude", "'/go ne/crewkeep-hook' claude", '[ -z "$CREWKEEP_SESSION" ] || crewkeep-hook claude'],
+)
+def test_an_older_entry_of_ours_is_replaced_and_the_users_stay_in_place(command: str, tmp_path: Path) -> None:
     path = read_status("claude", environment(tmp_path)).path
     path.parent.mkdir(parents=True)
-    old = {"type": "command", "command": "/gone/crewkeep-hook claude"}
+    old = {"type": "command", "command": command}
     path.write_text(json.dumps({"hooks": {"Stop": [{"hooks": [old, THEIRS["hooks"][0]]}], "Old": [{"hooks": [old]}]}}))
     assert read_status("claude", environment(tmp_path)).installed is Installed.OUTDATED
     install("claude", tmp_path)
     hooks = json.loads(path.read_text())["hooks"]
     assert hooks["Stop"][0] == {"hooks": THEIRS["hooks"]}
     assert "Old" not in hooks
-    assert "/gone/" not in path.read_text()
+    assert command not in str(hooks)
 
 
 @pytest.mark.parametrize("content", ["{ 'a': 1 }", "{", "[]", '{"hooks": []}', '{"hooks": {"Stop": {}}}', "\0"])
