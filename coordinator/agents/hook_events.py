@@ -8,6 +8,7 @@ Not promised: that a file is written only by tools that say so. A command that a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -96,7 +97,7 @@ class HookEvent:
     text: str | None = None
     #: Why a session starts or ends, what is asked of the user.
     reason: str | None = None
-    #: Whether a helper of the agent's did it, in a conversation of its own.
+    #: Whether a helper of the agent's did it, or an agent that it started, in a conversation of its own.
     is_helper: bool = False
     #: Whether who tells the event can bring the model an answer to it; only our own plug-in says that it cannot.
     is_answered: bool = True
@@ -110,6 +111,11 @@ class HookEvent:
     def call_key(self) -> str:
         """What a tool's start and its end have in common."""
         return self.call_id or json.dumps([self.tool, self.arguments], sort_keys=True, default=str)
+
+    def as_helpers(self) -> HookEvent:
+        """Return the event as one of a helper's, whose turns are not the session's."""
+        is_tool = self.kind in (HookKind.TOOL_START, HookKind.TOOL_END)
+        return dataclasses.replace(self, is_helper=True, kind=self.kind if is_tool else HookKind.OTHER)
 
     def find_edited_paths(self) -> list[str]:
         """Return the files that the tool call says it will write, as it names them."""
@@ -138,11 +144,9 @@ def parse_event(agent: str, payload: Payload) -> HookEvent:
     kind = _KINDS.get(name, HookKind.OTHER)
     if name == "Notification" and payload.get("notification_type") in _IDLE_NOTIFICATIONS:
         kind = HookKind.OTHER
-    if payload.get("agent_id") and kind not in (HookKind.TOOL_START, HookKind.TOOL_END):
-        kind = HookKind.OTHER  # a sub-agent's
     arguments, helper = payload.get("tool_input"), _text(payload.get("agent_id"))
     conversation_id = _text(payload.get("session_id"))
-    return HookEvent(
+    event = HookEvent(
         agent=agent,
         kind=kind,
         name=name,
@@ -157,9 +161,9 @@ def parse_event(agent: str, payload: Payload) -> HookEvent:
         duration_s=_read_duration(payload),
         text=_read_text(kind, payload),
         reason=_text(payload.get("source") or payload.get("reason") or payload.get("message")),
-        is_helper=helper is not None,
         is_answered=payload.get("takes_context") is not False,
     )
+    return event if helper is None else event.as_helpers()
 
 
 def render_reply(event: HookEvent, reply: HookReply) -> str:

@@ -80,20 +80,26 @@ class Eyes:
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
             say_error("looking at the agent's output", error)
 
-    def note_hook(self, event: HookEvent, parent_pid: int | None) -> None:
-        """Let an event that the agent told its hook count: whether it waits, and which conversation it is in.
+    def note_hook(self, event: HookEvent, parent_pid: int | None) -> bool:
+        """Let an event that was told to a hook count: whether the agent waits, and which conversation it is in.
 
-        ``parent_pid`` is the hook's parent: only the session's own agent says which conversation is the session's, not one that
-        it started. Raises ``Superseded``.
+        ``parent_pid`` is the hook's parent. Only the session's own agent says which conversation is the session's; returns
+        whether the event is of that one, not of an agent that it started. Raises ``Superseded``.
         """
         if event.kind is HookKind.OTHER:
-            return
+            return True
+        self._learn_conversation(event, parent_pid)
+        if self.conversation is not None and event.conversation_id not in (None, self.conversation.id):
+            return False
         self._is_asked = event.kind is HookKind.NEEDS_USER
         if event.kind in (HookKind.TURN_END, HookKind.SESSION_START):
             self._is_turn_over = True
         elif event.kind is not HookKind.SESSION_END:
             self._is_turn_over = False
         self._progress.needs_user = self._is_asked
+        return True
+
+    def _learn_conversation(self, event: HookEvent, parent_pid: int | None) -> None:
         agent = self._record.agent
         if agent is None or parent_pid is None or event.agent != self._adapter.name or not event.conversation_id:
             return

@@ -69,7 +69,7 @@ class HookDesk:
             reason = "crewkeep: this session was started again elsewhere; what is left of its older incarnation must not act."
             return {"print": render_reply(event, HookReply(deny=reason))}
         self.is_used = True
-        self._note(event, words.get("parent"))
+        event = self._note(event, words.get("parent"))
         context: list[str] = []
         letters: list[Letter] = []
         deny = warning = None
@@ -120,19 +120,21 @@ class HookDesk:
             raise InvalidInput(f"a hook's event is not JSON: {error}", hint="see what the agent gave its hook") from error
         return parse_event(str(words.get("agent", "")), payload)
 
-    def _note(self, event: HookEvent, parent: object) -> None:
-        """Count the event as progress, let the eyes see it, and write it down."""
+    def _note(self, event: HookEvent, parent: object) -> HookEvent:
+        """Let the eyes see the event, count it as progress, and write it down; returns it as what it is to this session."""
         if event.kind is HookKind.TOOL_END and event.ok is None:
             event = dataclasses.replace(event, ok=self._eyes.find_outcome(event))
         if event.kind is not HookKind.OTHER:
             self._progress.note(fruitful=event.kind is HookKind.TOOL_END and event.ok is not False)
-        self._eyes.note_hook(event, parent if isinstance(parent, int) else None)
+        if not self._eyes.note_hook(event, parent if isinstance(parent, int) else None):
+            event = event.as_helpers()
         try:
             self._journal.append("hook", self._describe(event), epoch=self._record.epoch, timeout_s=_LOCK_TIMEOUT_S)
         except Superseded:
             raise
         except (CrewkeepError, OSError) as error:
             say_error("writing the journal", error, whole=False)
+        return event
 
     def _describe(self, event: HookEvent) -> dict[str, Any]:
         told: dict[str, Any] = {"event": str(event.kind), "name": event.name, "agent": event.agent}

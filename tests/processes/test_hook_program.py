@@ -60,6 +60,42 @@ def test_a_letter_comes_with_the_first_event_that_takes_one_and_only_there(home:
     assert events(home, session) == ["turn-end", "prompt", "prompt", "turn-end"]
 
 
+def test_letters_and_turns_are_the_sessions_own_and_not_those_of_an_agent_that_it_started(home: Home) -> None:
+    """A shell stands in for the agent: its hooks are its children, or those of a program that it started."""
+    script = (
+        "import os, subprocess, sys\n"
+        "for line in sys.stdin:\n"
+        "    how, event = line.split(' ', 1)\n"
+        f"    hook = ['{HOOK}', 'claude']\n"
+        "    nested = ['sh', '-c', '$HOOK claude; exit']\n"
+        "    done = subprocess.run(hook if how == 'own' else nested, input=event.encode(), capture_output=True)\n"
+        "    print('answer', how, done.stdout, flush=True)\n"
+    )
+    words = ("run", "-d", "--json", "--name", "one", "-w", "shop", "--agent", "claude", "--", sys.executable, "-c", script)
+    session = str(cli_json(*words, home=home, env={"HOME": str(home.path.parent), "HOOK": str(HOOK)})["id"])
+
+    def say(how: str, name: str, conversation: str) -> None:
+        count = len(events(home, session))
+        event = json.dumps({"hook_event_name": name, "session_id": conversation})
+        assert cli("send", "one", f"{how} {event}", home=home).returncode == 0
+        wait_until(lambda: len(events(home, session)) == count + 1, what="the event")
+
+    say("own", "UserPromptSubmit", "main")
+    cli("tell", "one", "hello", home=home)
+    say("nested", "UserPromptSubmit", "another")
+    say("nested", "Stop", "another")
+    (letter,) = cli_json("inbox", "one", "--all", "--json", home=home)
+    assert letter["state"] == "new"
+    say("own", "UserPromptSubmit", "main")
+    wait_until(lambda: cli_json("inbox", "one", "--json", home=home)[0]["state"] == "handed", what="its being handed")
+    say("nested", "Stop", "another")
+    assert cli_json("inbox", "one", "--json", home=home)[0]["state"] == "handed"
+    say("own", "SessionStart", "after /clear")
+    say("own", "Stop", "after /clear")
+    assert cli_json("inbox", "one", "--all", "--json", home=home)[0]["state"] == "read"
+    assert events(home, session) == ["prompt", "other", "other", "prompt", "other", "session-start", "turn-end"]
+
+
 def test_a_letter_whose_hook_died_before_it_printed_comes_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     session = start(home, "one")
     cli("tell", "one", "hello", home=home)
