@@ -175,10 +175,10 @@ def _check_sessions(home: Home, clock: Clock) -> Iterator[Check]:
 def _check_contexts(home: Home) -> Iterator[Check]:
     from coordinator.context import SharedContext
 
-    if not home.contexts.is_dir():
-        return
+    places = sorted(home.contexts.iterdir()) if home.contexts.is_dir() else []
+    places = [path for path in (*places, home.crew) if path.is_dir() and not path.name.startswith(".")]
     whole = 0
-    for directory in sorted(path for path in home.contexts.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for directory in places:
         try:
             context = SharedContext.open(directory, must_exist=True)
         except (Damaged, FormatTooNew) as error:
@@ -191,7 +191,8 @@ def _check_contexts(home: Home) -> Iterator[Check]:
         whole += not findings
         for finding in findings:
             yield Check(name="shared context", level="bad", message=finding.message, hint="crewkeep context check --repair")
-    yield Check(name="shared context", level="ok", message=f"{whole} whole")
+    if places:
+        yield Check(name="shared context", level="ok", message=f"{whole} whole")
 
 
 def _check_services(home: Home) -> Iterator[Check]:

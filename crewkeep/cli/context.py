@@ -245,9 +245,16 @@ def check(
     workspace: Workspace = None,
     as_json: Json = False,
 ) -> None:
-    """Verify every invariant of the store; exit code 1 if something stays wrong."""
+    """Verify every invariant of the store, and of that of claims and messages; exit code 1 if something stays wrong."""
+    from coordinator.paths import Home
+    from coordinator.services.crew import open_crew
+
     with open_workspace(workspace) as context:
         findings = context.check(repair=repair)
+    home = Home.find()
+    if home.crew.is_dir():
+        with open_crew(home, None, must_exist=True) as crew:
+            findings += crew.check(repair=repair)
     if as_json:
         import dataclasses
 

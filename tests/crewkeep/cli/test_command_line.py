@@ -275,6 +275,19 @@ def test_secrets_are_never_shown_nor_written(home: Home) -> None:
     assert done["outcome"] == "recovered"
 
 
+def test_damage_to_claims_and_messages_is_told_by_doctor_and_mended_as_is_said(home: Home, sleeper: str) -> None:
+    assert cli("claim", "plan", "-s", sleeper, home=home).returncode == 0
+    assert cli("tell", sleeper, "kept", home=home).returncode == 0
+    for log in sorted(home.crew.glob("*/log")):
+        log.write_bytes(b"damaged!" + log.read_bytes()[8:])
+        (bad,) = (check for check in json.loads(cli("doctor", "--json", home=home).stdout) if check["level"] == "bad")
+        assert "crewkeep context check --repair" in bad["hint"]
+        assert "repaired" in cli("context", "check", "--repair", home=home).stdout
+        assert cli("doctor", home=home).returncode == 0
+    assert [one["what"] for one in cli_json("claims", "--json", home=home)] == ["plan"]
+    assert [one["text"] for one in cli_json("inbox", sleeper, "--json", home=home)] == ["kept"]
+
+
 def test_doctor_tells_of_a_home_that_is_a_file_and_of_a_setting_that_is_none(home: Home, tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("")
