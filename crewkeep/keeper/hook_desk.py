@@ -68,8 +68,8 @@ class HookDesk:
         if str(words.get("epoch", "")).isdecimal() and int(words["epoch"]) < self._record.epoch:
             reason = "crewkeep: this session was started again elsewhere; what is left of its older incarnation must not act."
             return {"print": render_reply(event, HookReply(deny=reason))}
-        self.is_used = True
         event = self._note(event, words.get("parent"))
+        self.is_used |= not event.is_helper
         context: list[str] = []
         letters: list[Letter] = []
         deny = warning = None
