@@ -76,8 +76,9 @@ def _cut(value: object) -> object:
     if isinstance(value, str):
         if len(value) <= _TEXT_LIMIT:
             return value
-        if _PATCH in value:  # which files it writes is what claims are held against
-            return "\n".join(line for line in value.splitlines() if line.startswith("*** "))
+        if _PATCH in value:  # which files it writes, and where, is what claims are held against
+            before, _, patch = value.partition(_PATCH)
+            return before[:_TEXT_LIMIT] + "\n".join([_PATCH, *(line for line in patch.splitlines() if line.startswith("*** "))])
         return value[:_TEXT_LIMIT]
     if isinstance(value, dict):
         return {key: _cut(part) for key, part in value.items()}

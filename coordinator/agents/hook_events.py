@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os.path
 import re
+import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -69,6 +71,7 @@ _GEMINI_FAILS = _GEMINI_ENDS[:3]
 _GEMINI_CUT = ("Command was cancelled", "Command was automatically cancelled")
 _PATCH_BEGINS = "*** Begin Patch"
 _PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+?)\s*$", re.MULTILINE)
+_ENTERS = re.compile(r"""\s*cd\s+((?:"[^"\n\\]*"|'[^'\n]*'|[^\s"'\\&;|])+)\s*&&""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +127,7 @@ class HookEvent:
             found += [path for name in _PATH_ARGUMENTS if isinstance(path := self.arguments.get(name), str) and path]
         for value in _iter_texts(self.arguments):
             if _PATCH_BEGINS in value:
-                found += _PATCHED.findall(value)
+                found += [os.path.join(_find_directory(value), path) for path in _PATCHED.findall(value)]
         return list(dict.fromkeys(found))
 
 
@@ -214,6 +217,12 @@ def _read_duration(payload: Payload) -> float | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _find_directory(command: str) -> str:
+    """Return the directory that a shell enters before it patches files: that is still taken for a call of the patching tool."""
+    entered = _ENTERS.match(command)
+    return "".join(shlex.split(entered[1])) if entered else ""
 
 
 def _iter_texts(value: object) -> list[str]:

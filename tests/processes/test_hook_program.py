@@ -149,8 +149,10 @@ def test_an_enforced_claim_holds_in_a_patch_of_megabytes(home: Home) -> None:
     session, _ = start(home, "one"), start(home, "two")
     assert cli("claim", "last.md", "-s", "two", home=home, cwd="/").returncode == 0
     lines = "\n".join(f"+line {number}" for number in range(150_000))
-    patch = f"*** Begin Patch\n*** Add File: first.md\n{lines}\n*** Add File: last.md\n+x\n*** End Patch"
-    event = {"hook_event_name": "PreToolUse", "tool_name": "apply_patch", "tool_input": {"input": patch}, "cwd": "/"}
+    patch = (
+        f"cd .. && apply_patch <<'E'\n*** Begin Patch\n*** Add File: first.md\n{lines}\n*** Add File: last.md\n+x\n*** End Patch"
+    )
+    event = {"hook_event_name": "PreToolUse", "tool_name": "Bash", "tool_input": {"command": patch}, "cwd": "/tmp"}
     owner = Registry(home).get(session).owner
     assert owner is not None
     os.kill(owner.pid, signal.SIGSTOP)  # so that the hook judges by itself
