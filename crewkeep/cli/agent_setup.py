@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.errors import InvalidInput, Missing
+from coordinator.errors import CrewkeepError, Missing
 from crewkeep.cli import output
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def change(part: Part, agents: list[str] | None, *, yes: bool, install: bool, as
     for agent in agents or _find_present(part, install=install):
         try:
             edits[agent] = part.plan(agent, install)
-        except InvalidInput as error:
-            if agents:
+        except CrewkeepError as error:
+            if agents or isinstance(error, Missing):
                 raise
             path = str(part.read_status(agent).path)  # the others are seen to all the same
             rows.append({"agent": agent, "path": path, "changes": False, "done": False, "problem": error.message})

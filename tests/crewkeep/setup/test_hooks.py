@@ -140,6 +140,9 @@ def test_a_configuration_that_is_not_understood_is_named_and_the_others_are_seen
     assert run("install") == (1, {"gemini": False, "opencode": True})
     assert run("remove") == (1, {"gemini": False, "opencode": True})
     assert gemini.read_text() == "{"
+    gemini.unlink()
+    gemini.mkdir()
+    assert run("install") == (1, {"gemini": False}), "and OpenCode, which is neither there nor has ours"
     said = cli(what, "remove", "--yes", home=tmp_path / "home", env=variables)
     assert (said.returncode, str(gemini) in said.stderr) == (1, True)
 
