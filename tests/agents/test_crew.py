@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import threading
 from contextlib import ExitStack
@@ -114,3 +115,31 @@ def test_two_different_agents_keep_off_each_others_files_and_tell_each_other(
     assert (repository / "plan.md").read_text() == "ann wrote it\n"
     assert (repository / "notes.md").read_text() == "bob wrote it\n"
     assert cli_json("claims", "--json", home=home) == [], "they went with the session that held them"
+
+
+def test_a_letter_waits_for_the_sessions_agent_and_is_not_given_to_one_that_it_started(home: Home, tmp_path: Path) -> None:
+    def answer_inner(ask: Ask) -> Answer:
+        if ask.after_tool:
+            return "inner done"
+        cli("tell", "outer", TOLD, home=home)
+        return Shell("echo inner")
+
+    with ExitStack() as stack:
+        inner = stack.enter_context(ModelServer(answer_inner))
+        nested = make_program("gemini", inner, tmp_path / "inner")
+        nested.install("hooks", home)
+        variables = " ".join(shlex.quote(f"{name}={value}") for name, value in nested.environment.items())
+        command = f"cd {nested.work} && env {variables} {shlex.join(nested.words)} look </dev/null"
+
+        outer = stack.enter_context(ModelServer(lambda ask: "done" if ask.after_tool else Shell(command)))
+        program = make_program("codex", outer, tmp_path / "outer")
+        program.install("hooks", home)
+        words = ("run", "-d", "--name", "outer", "--", *program.words, "ask the other")
+        done = cli(*words, home=home, env=program.environment, cwd=program.work)
+        assert done.returncode == 0, done.stderr
+        cli("wait", "outer", "--timeout", "80s", home=home, timeout_s=90)
+        assert Registry(home).find("outer").outcome == "done"
+    assert len(inner.working_asks()) == 2, "the inner agent worked"
+    assert not any(TOLD in ask.text for ask in inner.asks)
+    assert [ask.text.count(TOLD) for ask in outer.working_asks()] == [0, 1]
+    assert [letter["state"] for letter in cli_json("inbox", "outer", "--all", "--json", home=home)] == ["read"]
