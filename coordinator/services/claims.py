@@ -23,8 +23,8 @@ from enum import StrEnum
 from typing import Any
 
 from coordinator.config import CLAIM_LEASE_LIMIT_S, CLAIM_LEASE_S, CLAIM_WHAT_LIMIT_BYTES, CLAIMS_LIMIT
-from coordinator.context.model import Context
-from coordinator.errors import Claimed, Damaged, InvalidInput, NotFound, Refused
+from coordinator.context.model import Context, Entry
+from coordinator.errors import Busy, Claimed, Damaged, InvalidInput, NotFound, Refused, VersionConflict
 from coordinator.services import patterns
 from coordinator.services.patterns import Pattern
 from coordinator.sessions.model import Phase, Writer
@@ -32,6 +32,8 @@ from coordinator.sessions.registry import Registry
 from coordinator.system.clock import SYSTEM, Clock
 
 KEY = "claims"
+#: Those who try again take turns, so each of them gets through; many more than can be in the way. Arbitrary.
+_TRIES = 100
 
 
 class Form(StrEnum):
@@ -134,7 +136,7 @@ class Claims:
 
         ``crew`` must write as that session, so that an older incarnation is refused. Raises ``Claimed`` naming who has it and
         until when, ``Superseded``, ``InvalidInput`` for a lease that cannot be, ``Refused`` if there are too many,
-        ``StorageError``.
+        ``Busy``, ``StorageError``.
         """
         if not 0 < lease_s <= CLAIM_LEASE_LIMIT_S:
             raise InvalidInput(
@@ -173,7 +175,7 @@ class Claims:
             since = min((claim.since for claim in mine), default=now_s)
             return _encode_all([*kept, dataclasses.replace(wanted, since=since)])
 
-        entry = self._crew.update(KEY, add)
+        entry = self._change(add)
         return next(claim for claim in _decode_all(entry.value) if claim.session == writer.session and claim.target == target)
 
     def release(self, writer: Writer, target: Target) -> Claim:
@@ -216,8 +218,15 @@ class Claims:
             gone[:] = [claim for claim in claims if is_meant(claim)]
             return _encode_all([claim for claim in claims if not is_meant(claim) and not is_over(claim)])
 
-        self._crew.update(KEY, drop)
+        self._change(drop)
         return gone
+
+    def _change(self, make: Callable[[Any], Any]) -> Entry:
+        """Write what ``make`` makes of the entry. All claims are in it, so others often write it in the same moment."""
+        try:
+            return self._crew.update(KEY, make, tries=_TRIES)
+        except VersionConflict as error:
+            raise Busy(f"others changed their claims {_TRIES} times meanwhile", hint="try again in a moment") from error
 
     def _make_judge(self) -> Callable[[Claim], bool]:
         """Return a function that tells whether a claim has ended. It looks at each session once."""

@@ -6,12 +6,13 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_support import change_session, end_session, make_session
 
 from coordinator.context import MemoryContext
-from coordinator.errors import Claimed, Damaged, InvalidInput, NotFound, Refused, Superseded
+from coordinator.errors import Busy, Claimed, Damaged, InvalidInput, NotFound, Refused, Superseded
 from coordinator.paths import Home
 from coordinator.services.claims import KEY, Claim, Claims, Form, find_file_target, find_target
 from coordinator.services.crew import open_crew
@@ -221,6 +222,33 @@ def test_claims_of_another_shape_are_told_and_not_dropped(home: Home) -> None:
     crew.put(KEY, {"claims": [{"what": "x"}]}, expected_version=0)
     with pytest.raises(Damaged):
         Claims(Registry(home), crew).list_claims()
+
+
+class Crowded(MemoryContext):
+    """A context in which others write the same entry whenever somebody is about to."""
+
+    def __init__(self, others: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._others = others
+
+    def update(self, key: str, fn: Any = None, **options: Any) -> Any:
+        def disturbed(value: Any) -> Any:
+            if self._others:
+                self._others -= 1
+                self.put(key, value or {"claims": []}, unconditional=True)
+            return fn(value)
+
+        return super().update(key, disturbed, **options)
+
+
+def test_claims_of_other_things_in_the_same_moment_are_no_reason_to_refuse_one(home: Home, tmp_path: Path) -> None:
+    record = make_session(home)
+    claims = Claims(Registry(home), Crowded(20, writer=record.writer))
+    target = find_target("plan", directory=str(tmp_path), workspace="shop")
+    assert claims.acquire(record.writer, "plan", target).target == target
+    claims = Claims(Registry(home), Crowded(10_000, writer=record.writer))
+    with pytest.raises(Busy, match="claims"):
+        claims.acquire(record.writer, "plan", target)
 
 
 def test_of_many_processes_that_ask_at_once_one_gets_it(crew: Crew) -> None:
