@@ -65,7 +65,7 @@ def status(agents: Agents = None, as_json: Json = False) -> None:
     rows = agent_setup.list_status(_make_part(), agents)
     for row in rows:
         if row["agent"] == "codex" and row["installed"] == "yes":
-            row["problem"] = _find_distrust()
+            row["problem"] = row["problem"] or _find_distrust()
     agent_setup.print_status(rows, as_json=as_json)
 
 
@@ -131,4 +131,8 @@ def _find_distrust() -> str | None:
         untrusted = list_untrusted(os.environ, Path.cwd())
     except CrewkeepError as error:
         return f"whether codex trusts them cannot be asked: {error.message}"
-    return f"codex passes over {len(untrusted)} of them, untrusted: crewkeep hooks install" if untrusted else None
+    return (
+        f"codex passes over {len(untrusted)} of them, untrusted or disabled: crewkeep hooks install, or /hooks in codex"
+        if untrusted
+        else None
+    )

@@ -64,4 +64,5 @@ class LetterTyping:
 def _has_hooks(launch: LaunchSpec) -> bool:
     if launch.agent not in find_hook_agents():
         return False
-    return read_status(launch.agent, launch.environment).installed in (Installed.YES, Installed.OUTDATED)
+    found = read_status(launch.agent, launch.environment)
+    return found.installed in (Installed.YES, Installed.OUTDATED) and found.problem is None  # e.g. turned off by its user

@@ -24,9 +24,9 @@ _TIMEOUT_S = 20.0
 
 
 def list_untrusted(environment: Mapping[str, str], directory: Path) -> list[str]:
-    """Return the keys of our hooks that Codex would pass over in ``directory``. Raises as ``trust_hooks``."""
+    """Return the keys of our hooks that Codex passes over in ``directory``: untrusted or disabled. Raises as ``trust_hooks``."""
     with _AppServer(environment, directory) as server:
-        return [key for key, hook in server.list_ours() if hook.get("trustStatus") not in ("trusted", "managed")]
+        return [key for key, hook in server.list_ours() if not _is_trusted(hook) or hook.get("enabled") is False]
 
 
 def trust_hooks(environment: Mapping[str, str], directory: Path) -> list[str]:
@@ -35,7 +35,7 @@ def trust_hooks(environment: Mapping[str, str], directory: Path) -> list[str]:
     Raises ``Missing`` if there is no Codex, ``StartFailed`` if it does not do it, ``TimedOut``.
     """
     with _AppServer(environment, directory) as server:
-        new = {key: hook for key, hook in server.list_ours() if hook.get("trustStatus") not in ("trusted", "managed")}
+        new = {key: hook for key, hook in server.list_ours() if not _is_trusted(hook)}
         if new:
             state = {key: {"trusted_hash": hook["currentHash"]} for key, hook in new.items()}
             edit = {"keyPath": "hooks.state", "value": state, "mergeStrategy": "upsert"}
@@ -46,6 +46,10 @@ def trust_hooks(environment: Mapping[str, str], directory: Path) -> list[str]:
                     "codex does not trust the hooks it was asked to", hint="trust them yourself: codex, then /hooks"
                 )
         return list(new)
+
+
+def _is_trusted(hook: dict[str, Any]) -> bool:
+    return hook.get("trustStatus") in ("trusted", "managed")
 
 
 class _AppServer:

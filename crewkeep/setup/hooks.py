@@ -6,6 +6,7 @@ in a configuration never hurts.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import InvalidInput, Missing
+from coordinator.errors import CrewkeepError, InvalidInput, Missing
 from crewkeep.setup.edits import Edit, read_object, read_optional, write_object
 from crewkeep.setup.targets import (
+    Installed,
     Status,
     check_agent,
     find_codex_home,
@@ -29,6 +31,8 @@ from crewkeep.setup.targets import (
 #: The program that our entries run, and how they end: others may speak of it.
 MARK = "crewkeep-hook"
 _OURS = re.compile(rf"(?:\A|/|\|\| ){MARK}'? [a-z]+\Z")
+#: What our entries are called where hooks bear names.
+_NAME = "crewkeep"
 #: How long an agent waits for a hook, in seconds; ours gives up earlier by itself.
 _TIMEOUT_S = 10
 
@@ -73,7 +77,7 @@ class _JsonHooks:
 
     def _make_entry(self, agent: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": "command", "command": make_command(agent), "timeout": self.timeout}
-        return {"name": "crewkeep", **entry} if self.named else entry
+        return {"name": _NAME, **entry} if self.named else entry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,14 +112,40 @@ def plan_hooks(agent: str, environment: Mapping[str, str], *, install: bool) -> 
 
 
 def read_status(agent: str, environment: Mapping[str, str]) -> Status:
-    """Return how an agent's hooks stand. Raises ``InvalidInput`` for one that has none, and nothing for what it finds."""
+    """Return how an agent's hooks stand, with a problem if its user has turned hooks off.
+
+    Raises ``InvalidInput`` for one that has none, and nothing for what it finds.
+    """
     check_agent(agent, _TARGETS, "hooks")
     path = _TARGETS[agent].find_path(environment)
-    return judge(agent, path, lambda install: plan_hooks(agent, environment, install=install))
+    status = judge(agent, path, lambda install: plan_hooks(agent, environment, install=install))
+    if status.installed in (Installed.YES, Installed.OUTDATED):
+        return dataclasses.replace(status, problem=find_switched_off(agent, environment))
+    return status
+
+
+def find_switched_off(agent: str, environment: Mapping[str, str]) -> str | None:
+    """Return what in the agent's own settings keeps it from running our hooks; ``None`` if nothing is seen that does."""
+    if agent not in _SWITCHES:
+        return None
+    path = find_codex_home(environment) / "config.toml" if agent == "codex" else _TARGETS[agent].find_path(environment)
+    try:
+        settings = _read_toml(path) if agent == "codex" else read_object(path, read_optional(path))
+    except (CrewkeepError, ValueError):
+        return None
+    for name, off in _SWITCHES[agent]:
+        value: Any = settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is off or (isinstance(value, list) and off in value):
+            return f"{agent} does not run them: `{name}` in {path} turns them off"
+    return None
 
 
 def find_warning(agent: str, environment: Mapping[str, str]) -> str | None:
     """Return what its user should know of an agent whose hooks were just installed."""
+    if told := find_switched_off(agent, environment):
+        return told
     if agent == "opencode" and not (find_opencode_config(environment) / "node_modules").is_dir():
         return (
             "its next start first fetches its own library for plug-ins from npm; where npm cannot be reached, each start waits"
@@ -169,6 +199,18 @@ _TARGETS: dict[str, _JsonHooks | _Plugin] = {
     ),
     "opencode": _Plugin(find_path=_find_opencode, source="opencode_plugin.js"),
 }
+#: Where users turn hooks off: the setting, and what it is then, or holds.
+_SWITCHES: dict[str, tuple[tuple[str, bool | str], ...]] = {
+    "claude": (("disableAllHooks", True),),
+    "codex": (("features.hooks", False),),
+    "gemini": (("hooksConfig.enabled", False), ("hooksConfig.disabled", _NAME)),
+}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib  # a millisecond that a keeper of another agent need not pay
+
+    return tomllib.loads((read_optional(path) or b"").decode())
 
 
 def _has_ours(groups: Any) -> bool:

@@ -147,6 +147,33 @@ def test_a_configuration_that_is_not_understood_is_named_and_the_others_are_seen
     assert (said.returncode, str(gemini) in said.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("agent", "file", "off", "on"),
+    [
+        ("claude", ".claude/settings.json", '{"disableAllHooks": true}', '{"disableAllHooks": false}'),
+        ("gemini", ".gemini/settings.json", '{"hooksConfig": {"enabled": false}}', '{"hooksConfig": {"enabled": true}}'),
+        (
+            "gemini",
+            ".gemini/settings.json",
+            '{"hooksConfig": {"disabled": ["crewkeep"]}}',
+            '{"hooksConfig": {"disabled": ["x"]}}',
+        ),
+        ("codex", ".codex/config.toml", "[features]\nhooks = false\n", "[features]\nhooks = true\n"),
+        ("codex", ".codex/config.toml", "features.hooks = false\n", "not TOML ["),
+    ],
+)
+def test_hooks_that_their_user_has_turned_off_are_told(agent: str, file: str, off: str, on: str, tmp_path: Path) -> None:
+    for content, is_off in ((off, True), (on, False)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content)
+        install(agent, tmp_path)
+        found = read_status(agent, environment(tmp_path))
+        assert found.installed is Installed.YES
+        assert (found.problem is not None) is is_off
+        assert not is_off or file in str(found.problem)
+        remove(agent, tmp_path)
+
+
 def test_a_plugin_of_others_is_not_overwritten(tmp_path: Path) -> None:
     path = read_status("opencode", environment(tmp_path)).path
     path.parent.mkdir(parents=True)
