@@ -56,7 +56,10 @@ def install(agents: Agents = None, yes: Yes = False, as_json: Json = False) -> N
 
 def remove(agents: Agents = None, yes: Yes = False, as_json: Json = False) -> None:
     """Take crewkeep's hooks out of the agents' configuration again, and nothing else."""
+    trusted = _list_trusted(agents)
     rows = agent_setup.change(_make_part(), agents, yes=yes, install=False, as_json=as_json)
+    if trusted and any(row["agent"] == "codex" and row["done"] for row in rows):
+        _forget_trust(rows, trusted)
     agent_setup.tell(rows, as_json=as_json)
 
 
@@ -122,6 +125,29 @@ def _trust_codex(rows: Rows) -> None:
         row["trusted"] = len(trust_hooks(os.environ, Path.cwd()))
     except CrewkeepError as error:
         row["problem"] = f"codex does not trust them yet, and passes them over: {error.message}; trust them in codex: /hooks"
+
+
+def _list_trusted(agents: list[str] | None) -> list[str]:
+    """Return the keys of our hooks that Codex knows, where they are to be removed; none if it cannot be asked."""
+    from crewkeep.setup.codex_trust import list_ours
+    from crewkeep.setup.hooks import read_status
+
+    if "codex" not in (agents or ["codex"]) or read_status("codex", os.environ).installed not in ("yes", "outdated"):
+        return []
+    try:
+        return list_ours(os.environ, Path.cwd())
+    except CrewkeepError:
+        return []  # what it trusted is of no use to anybody else
+
+
+def _forget_trust(rows: Rows, keys: list[str]) -> None:
+    from crewkeep.setup.codex_trust import forget_hooks
+
+    try:
+        forget_hooks(os.environ, Path.cwd(), keys)
+    except CrewkeepError as error:
+        row = next(row for row in rows if row["agent"] == "codex")
+        row["problem"] = f"they are removed; that codex trusted them still stands in its configuration: {error.message}"
 
 
 def _find_distrust() -> str | None:

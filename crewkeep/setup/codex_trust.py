@@ -11,6 +11,7 @@ import os
 import selectors
 import subprocess
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from coordinator.agents import get_agent
 from coordinator.errors import Missing, StartFailed, TimedOut
 from coordinator.sessions.model import LaunchSpec
+from crewkeep.setup.edits import read_optional
 from crewkeep.setup.hooks import make_command
+from crewkeep.setup.targets import find_codex_home
 
 _TIMEOUT_S = 20.0
 
@@ -46,6 +49,22 @@ def trust_hooks(environment: Mapping[str, str], directory: Path) -> list[str]:
                     "codex does not trust the hooks it was asked to", hint="trust them yourself: codex, then /hooks"
                 )
         return list(new)
+
+
+def list_ours(environment: Mapping[str, str], directory: Path) -> list[str]:
+    """Return the keys of our hooks that Codex knows. Raises as ``trust_hooks``."""
+    with _AppServer(environment, directory) as server:
+        return [key for key, _ in server.list_ours()]
+
+
+def forget_hooks(environment: Mapping[str, str], directory: Path, keys: list[str]) -> None:
+    """Let Codex forget that it trusted the hooks of these keys. Raises as ``trust_hooks``."""
+    with _AppServer(environment, directory) as server:
+        server.forget([f"hooks.state.{json.dumps(key)}" for key in keys])
+        text = read_optional(find_codex_home(environment) / "config.toml") or b""
+        hooks = tomllib.loads(text.decode()).get("hooks")
+        if hooks in ({"state": {}}, {}):  # a table that held only these goes with them
+            server.forget(["hooks"])
 
 
 def _is_trusted(hook: dict[str, Any]) -> bool:
@@ -82,6 +101,11 @@ class _AppServer:
         ours = make_command("codex")  # to the letter: a repository's own hooks may speak of our program
         hooks = [hook for place in found.get("data", []) for hook in place.get("hooks", [])]
         return [(hook["key"], hook) for hook in hooks if hook.get("command") == ours]
+
+    def forget(self, names: list[str]) -> None:
+        """Take settings of these names out of Codex's configuration."""
+        edits = [{"keyPath": name, "value": None, "mergeStrategy": "replace"} for name in names]
+        self.ask("config/batchWrite", {"edits": edits})
 
     def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the result of one request."""

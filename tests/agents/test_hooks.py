@@ -250,11 +250,18 @@ def test_with_a_broken_home_the_agent_still_works(program: Program, home: Home, 
         assert "claims are enforced and cannot be asked for" in model.working_asks()[-1].tool_outputs[-1]
 
 
-def test_hooks_that_are_installed_are_trusted_and_removed_without_a_trace(home: Home, make_codex_home: Make) -> None:
+@pytest.mark.parametrize("is_trusted", [False, True], ids=["alone", "beside others"])
+def test_hooks_that_are_installed_are_trusted_and_removed_without_a_trace(
+    is_trusted: bool, home: Home, make_codex_home: Make
+) -> None:
     codex = make_codex_home("http://127.0.0.1:9/v1")
     path = codex.home / ".codex" / "hooks.json"
     theirs = '{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"echo mine"}]}]}}'
     path.write_text(theirs)
+    config = path.with_name("config.toml")
+    if is_trusted:
+        config.write_text(f'{config.read_text()}\n[hooks.state]\n\n[hooks.state."{path}:stop:0:0"]\ntrusted_hash = "sha256:0"\n')
+    trusted = config.read_text()
 
     def run(*words: str) -> str:
         done = cli("hooks", *words, "--agent", "codex", home=home, env=codex.environment)
@@ -266,6 +273,7 @@ def test_hooks_that_are_installed_are_trusted_and_removed_without_a_trace(home: 
     assert [(row["installed"], row["problem"]) for row in rows] == [("yes", None)]
     run("remove", "--yes")
     assert path.read_text() == theirs
+    assert config.read_text() == trusted
 
 
 def test_a_hook_of_a_repository_that_speaks_of_ours_is_not_trusted_for_its_user(home: Home, make_codex_home: Make) -> None:
