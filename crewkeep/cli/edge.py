@@ -28,7 +28,9 @@ def guard(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except CrewkeepError as error:
         return _tell(error, arguments)
-    except OSError as error:  # what is no file of a room's, with a name, is a stream
+    except OSError as error:  # what is no file of a room's, with a name, is a stream, or the directory we are in
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            return _tell(CrewkeepError("the current directory does not exist any more", hint="cd to one that does"), arguments)
         return _tell(StorageError.from_os(error, "use", error.filename or "standard output"), arguments)
     except Exception as error:  # noqa: BLE001 - the outermost edge of the process
         return _tell(_describe_bug(error), arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,6 +173,25 @@ def test_a_home_that_cannot_be_used_gives_a_message_and_no_traceback(line: str, 
     done = cli(*line.split(), home=place)
     assert "Traceback" not in done.stderr + done.stdout
     assert done.returncode in (0, 1, 3), done.stderr
+
+
+@pytest.mark.parametrize("line", ["claim x.py -s", "release x.py -s", "tell --all", "mcp"])
+def test_a_working_directory_that_is_gone_is_named_as_the_cause(line: str, home: Home, sleeper: str, tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    directory.mkdir()
+    words = shlex.join([str(CREWKEEP), *line.split(), *([sleeper] if line != "mcp" else [])])
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {directory} && {words}"],
+        cwd=directory,
+        env=make_environment(home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the current directory does not exist any more" in done.stderr
 
 
 def test_a_bug_leaves_its_traceback_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
