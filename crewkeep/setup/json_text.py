@@ -11,15 +11,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-_TOKEN = re.compile(
-    r'(?P<blank>[ \t\r\n]+|//[^\n]*|/\*.*?\*/)|(?P<string>"(?:[^"\\\x00-\x1f]|\\.)*")|(?P<mark>[][{}:,])|(?P<word>[\w.+-]+)', re.S
-)
+_BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _LINE_COMMENT = re.compile(r"[ \t]*//[^\r\n]*")
-_CLOSING = {"{": "}", "[": "]"}
 #: Far more than one change for each of our entries.
 _CHANGES_LIMIT = 1000
 
@@ -34,7 +30,7 @@ class _Node:
     end: int
     #: Where the value itself begins.
     value_start: int
-    #: What it holds, and of an object the key of each.
+    #: What it holds, and of an object the key of each, once it has been opened.
     items: list[_Node] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
@@ -59,6 +55,8 @@ def _find_change(text: str, node: _Node, wanted: Any) -> tuple[int, int, str] | 
     """Return the first place that must change, and what is to stand there; ``None`` if nothing must."""
     if node.value == wanted:
         return None
+    if isinstance(node.value, (dict, list)) and not node.items:
+        _open(text, node)
     if isinstance(node.value, dict) and isinstance(wanted, dict):
         for index, key in enumerate(node.keys):
             if key not in wanted:
@@ -105,7 +103,7 @@ def _bring_in(text: str, node: _Node, index: int, key: str, value: Any) -> tuple
     if last is not None:
         is_inline, indent = bool(margin.strip("\ufeff \t")), own
     else:
-        is_inline, indent = "\n" not in text.strip() and bool(_read(text).items), own + unit
+        is_inline, indent = "\n" not in text.strip() and bool(_read(text).value), own + unit
     if is_inline:
         space = "" if re.search(r'":\S', text) and '": ' not in text else " "
         words = key and key.rstrip() + space
@@ -128,65 +126,70 @@ def _bring_in(text: str, node: _Node, index: int, key: str, value: Any) -> tuple
 
 def _without_comma(gap: str) -> str:
     """Return what stands between two items without the comma in it."""
-    for kind, token, start in _cut(gap):
-        if kind == "mark" and token == ",":
-            return gap[:start] + gap[start + 1 :]
-    return gap
+    at = _skip(gap, 0)
+    return gap[:at] + gap[at + 1 :] if gap[at : at + 1] == "," else gap
 
 
 # Reading
 
 
 def _read(text: str) -> _Node:
-    tokens = [token for token in _cut(text) if token[0] != "blank"]
-    tokens.append(("end", "", len(text)))
-    node, at = _read_value(tokens, 0)
-    if tokens[at][0] != "end":
-        _refuse(tokens[at])
+    node = _read_value(text, _skip(text, 1 if text.startswith("\ufeff") else 0))
+    if (end := _skip(text, node.end)) < len(text):
+        _refuse(text, end)
     return node
 
 
-def _read_value(tokens: list[tuple[str, str, int]], at: int) -> tuple[_Node, int]:
-    kind, token, start = tokens[at]
-    if kind in ("string", "word"):
-        value = json.loads(token, parse_constant=lambda _: _refuse(tokens[at]))
-        return _Node(value=value, start=start, end=start + len(token), value_start=start), at + 1
-    if token not in _CLOSING:
-        _refuse(tokens[at])
-    node = _Node(value={} if token == "{" else [], start=start, end=start, value_start=start)
-    at += 1
-    while tokens[at][1] != _CLOSING[token]:
-        begin = tokens[at]
-        if token == "{":
-            if begin[0] != "string" or tokens[at + 1][1] != ":":
-                _refuse(begin)
-            at += 2
-        item, at = _read_value(tokens, at)
-        item.start = begin[2]
+def _read_value(text: str, at: int) -> _Node:
+    """Read the value at ``at``; what it holds is opened only where that is needed, since a file may have megabytes."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+        return _Node(value=value, start=at, end=end, value_start=at)
+    except ValueError:
+        if text[at : at + 1] not in ("{", "["):
+            _refuse(text, at)
+    node = _Node(value=None, start=at, end=at, value_start=at)
+    _open(text, node)  # it holds a comment, or no JSON
+    values = [item.value for item in node.items]
+    node.value = dict(zip(node.keys, values, strict=True)) if text[at] == "{" else values
+    return node
+
+
+def _open(text: str, node: _Node) -> None:
+    at, is_object = node.value_start + 1, text[node.value_start] == "{"
+    closing = "}" if is_object else "]"
+    while text[(at := _skip(text, at)) : at + 1] != closing:
+        start = at
+        if is_object:
+            if text[at : at + 1] != '"':
+                _refuse(text, at)
+            key = _read_value(text, at)
+            node.keys.append(key.value)
+            if text[(at := _skip(text, key.end)) : at + 1] != ":":
+                _refuse(text, at)
+            at = _skip(text, at + 1)
+        item = _read_value(text, at)
+        item.start = start
         node.items.append(item)
-        if token == "{":
-            node.keys.append(json.loads(begin[1]))
-            node.value[node.keys[-1]] = item.value
-        else:
-            node.value.append(item.value)
-        if tokens[at][1] == ",":
+        at = _skip(text, item.end)
+        if text[at : at + 1] == ",":
             at += 1
-        elif tokens[at][1] != _CLOSING[token]:
-            _refuse(tokens[at])
-    node.end = tokens[at][2] + 1
-    return node, at + 1
+        elif text[at : at + 1] != closing:
+            _refuse(text, at)
+    node.end = at + 1
 
 
-def _cut(text: str) -> Iterator[tuple[str, str, int]]:
-    at = 1 if text.startswith("\ufeff") else 0
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            _refuse(("", text[at : at + 1], at))
-        assert found.lastgroup is not None
-        yield found.lastgroup, found[0], at
-        at = found.end()
+def _skip(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return at if found is None else found.end()
 
 
-def _refuse(token: tuple[str, str, int]) -> NoReturn:
-    raise ValueError(f"unexpected {token[1]!r:.40} at character {token[2]}" if token[1] else "it ends too early")
+def _refuse(text: str, at: int) -> NoReturn:
+    raise ValueError(f"unexpected {text[at]!r} at character {at}" if at < len(text) else "it ends too early")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
