@@ -53,7 +53,7 @@ def change(text: str, wanted: dict[str, Any]) -> str:
 
 def _find_change(text: str, node: _Node, wanted: Any) -> tuple[int, int, str] | None:
     """Return the first place that must change, and what is to stand there; ``None`` if nothing must."""
-    if node.value == wanted:
+    if _write(node.value) == _write(wanted):
         return None
     if isinstance(node.value, (dict, list)) and not node.items:
         _open(text, node)
@@ -62,12 +62,12 @@ def _find_change(text: str, node: _Node, wanted: Any) -> tuple[int, int, str] | 
             if key not in wanted:
                 return _take_out(text, node, index)
         for key, index in {key: index for index, key in enumerate(node.keys)}.items():  # of several by one name the last counts
-            if node.items[index].value != wanted[key]:
+            if _write(node.items[index].value) != _write(wanted[key]):
                 return _find_change(text, node.items[index], wanted[key])
         key = next(key for key in wanted if key not in node.keys)
         return _bring_in(text, node, len(node.items), f"{json.dumps(key, ensure_ascii=False)}: ", wanted[key])
     if isinstance(node.value, list) and isinstance(wanted, list):
-        there, meant = ([json.dumps(one, sort_keys=True) for one in side] for side in (node.value, wanted))
+        there, meant = ([_write(one) for one in side] for side in (node.value, wanted))
         steps = difflib.SequenceMatcher(None, there, meant, autojunk=False).get_opcodes()
         kind, index, _, other, _ = next(step for step in steps if step[0] != "equal")
         if kind == "delete":
@@ -76,6 +76,11 @@ def _find_change(text: str, node: _Node, wanted: Any) -> tuple[int, int, str] | 
             return _bring_in(text, node, index, "", wanted[other])
         return _find_change(text, node.items[index], wanted[other])
     return node.value_start, node.end, json.dumps(wanted, ensure_ascii=False)
+
+
+def _write(value: Any) -> str:
+    """Return what two values that are the same have in common; that is more than being equal, as 1 and true are."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _take_out(text: str, node: _Node, index: int) -> tuple[int, int, str]:

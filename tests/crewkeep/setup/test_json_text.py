@@ -87,6 +87,10 @@ def test_a_comment_at_the_end_of_its_line_stays_on_it() -> None:
     assert change(added, {"b": 2}) == '{\n  // one\n  "b": 2\n}\n'
 
 
+def test_what_is_equal_and_not_the_same_is_changed() -> None:
+    assert change('{"a":[1,1],"b":true}', {"a": [1.0], "b": 1}) == '{"a":[1.0],"b":1}'
+
+
 def test_of_two_members_by_one_name_the_last_counts_and_both_stay() -> None:
     assert change('{"a":1,"a":2}', {"a": 2, "b": 3}) == '{"a":1,"a":2,"b":3}'
     assert parse(change('{"a":1,"b":0,"a":2}', {"b": 0})) == {"b": 0}
