@@ -86,6 +86,8 @@ class Gemini(Generic):
         self._told_at = 0.0
         #: The work done when the dialog was open first: once there is more, the user has chosen to go on.
         self._dialog_count: int | None = None
+        #: The conversation that the program is started in, if that is ours to say.
+        self._chosen: str | None = None
         #: Where the conversation was found, by its id, and where it went on to.
         self._found: dict[str, Path] = {}
         self._successor: tuple[tuple[str, int], Path | None] | None = None
@@ -119,9 +121,9 @@ class Gemini(Generic):
             id = _derive_id(session_id)
             return self._build(launch, command, ("--session-id", id), command.prompt), Conversation(agent=self.name, id=id)
         if id is not None:
-            path = self._locate(launch, id)
+            self._chosen, path = id, self._locate(launch, id)
             return launch.argv, Conversation(agent=self.name, id=id, transcript=str(path) if path is not None else None)
-        id = _derive_id(session_id)
+        self._chosen = id = _derive_id(session_id)
         return command_line.add_id(command, launch.argv, id), Conversation(agent=self.name, id=id)
 
     def read_permission_mode(self, argv: Sequence[str]) -> str | None:
@@ -129,7 +131,8 @@ class Gemini(Generic):
         return f"approval mode {mode}" if mode is not None else None
 
     def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
-        id = next(filter(None, map(_read_running_id, pids)), None)  # a parent comes before its children
+        # A parent comes before its children; of a program that has ended only what it was told is known.
+        id = next(filter(None, map(_read_running_id, pids)), self._chosen)
         own = self._locate(launch, id) if id is not None else None
         if id is None or own is None:
             return None
@@ -271,6 +274,7 @@ class Gemini(Generic):
         prompt: str | None,
         cwd: str | None = None,
     ) -> tuple[str, ...]:
+        self._chosen = choice[1]
         interactive = command.is_interactive(launch.environment)
         if cwd is None:
             return command_line.build(command, choice, prompt=prompt, interactive=interactive)

@@ -144,6 +144,9 @@ def read_past(home: Home, past: Past) -> list[Entry]:
     """Return what was said and done, oldest first. Never raises for the content."""
     if past.session is not None:
         conversations = list_conversations_of(home.session(past.session.id)) if past.session.conversations else []
+        if past.told is not None:  # a session that lost its keeper soon may not have come to know where its transcript is
+            told = past.told.conversation
+            conversations = [told if one.id == told.id and not (one.transcript or one.store) else one for one in conversations]
         recorded = list(iter_recording(home.session(past.session.id))) if past.session.has_recording else []
         return _combine(conversations, recorded)
     return _combine([past.told.conversation] if past.told is not None else [], [])

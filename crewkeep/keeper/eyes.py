@@ -7,6 +7,7 @@ whether a program waits at the terminal for the user. All looks are cheap, becom
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 from coordinator.agents.base import GENERIC, Activity, Agent
@@ -27,8 +28,9 @@ from recovery.checkpoint import iter_checkpoints
 _HOOK_WORD = b"crewkeep-hook"
 #: From a user who pressed a key so recently the agent is not taken.
 _TYPING_S = 10.0
-#: The longest pause between two searches for the conversation while there is none.
-_LONGEST_SEARCH_S = 30.0
+#: The pauses between two searches for the conversation while there is none: a quarter of the time so far, at least and at most
+#: this. So one that could be seen for the last quarter of a short life is found, and a long wait costs next to nothing.
+_SEARCH_PART, _SHORTEST_SEARCH_S, _LONGEST_SEARCH_S = 0.25, 0.5, 30.0
 #: A known conversation is looked for again so often, since an agent may begin another.
 _SEARCH_AGAIN_S = 60.0
 
@@ -57,8 +59,7 @@ class Eyes:
         self._progress, self._clock = progress, clock
         #: The transcript's progress as this incarnation found it.
         self._seen: int | None = None
-        self._search_s = clock.monotonic_s()
-        self._pause_s = 0.5
+        self._began_s = self._search_s = clock.monotonic_s()
         self._quiet_count: int | None = None
         #: What hooks told last: that the user was asked something, and whether the turn is over (``None``: nothing yet).
         self._is_asked = False
@@ -139,8 +140,8 @@ class Eyes:
         or said again: then the exit code decides.
         """
         try:
-            if self.conversation is None and (found := self._find([])) is not None:
-                self._adopt(found)
+            if not self._is_located() and (found := self._find([])) is not None:
+                self._adopt(found)  # what ended soon was never found with its transcript while it ran
             if self.conversation is None:
                 return Activity()
             activity = self._read(self.conversation)
@@ -159,6 +160,11 @@ class Eyes:
             return None
         is_alone = self._typed_s is None or now_s - self._typed_s > _TYPING_S
         return seen if is_alone and seen.limited_until > self._clock.wall_s() else None
+
+    @property
+    def search_in_s(self) -> float:
+        """How long until the conversation is to be looked for again."""
+        return math.inf if self._adapter.name == GENERIC else self._search_s - self._clock.monotonic_s()
 
     def look(self, agent: AgentProcess) -> None:
         """Note progress and waiting. Raises ``Superseded``; whatever else is wrong with a transcript is not seen."""
@@ -210,8 +216,8 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            self._pause_s = _SEARCH_AGAIN_S if self._is_located() else min(self._pause_s * 2, _LONGEST_SEARCH_S)
-            self._search_s = now_s + self._pause_s
+            pause_s = min(max((now_s - self._began_s) * _SEARCH_PART, _SHORTEST_SEARCH_S), _LONGEST_SEARCH_S)
+            self._search_s = now_s + (_SEARCH_AGAIN_S if self._is_located() else pause_s)
         if self.conversation is None:
             return
         activity = self._activity = self._read(self.conversation)

@@ -212,7 +212,8 @@ class Keeper:
         interval_s = self._settings.heartbeat_interval_s
         quiet = self._progress.count == self._ticked_count
         self._ticked_count = self._progress.count
-        return min(self._tick_pause_s * 2, interval_s * _QUIET_TICK_FACTOR) if quiet else interval_s
+        pause_s = min(self._tick_pause_s * 2, interval_s * _QUIET_TICK_FACTOR) if quiet else interval_s
+        return max(interval_s, min(pause_s, self._now.eyes.search_in_s))
 
     def _set_next_tick(self, pause_s: float) -> None:
         self._tick_pause_s = pause_s

@@ -59,6 +59,8 @@ CAPABILITIES: tuple[tuple[str, dict[str, str]], ...] = (
       "gemini": "tests/agents/test_gemini.py::test_a_lost_transcript_is_put_back_from_the_checkpoint_when_everything_was_killed",
       "opencode": "tests/agents/test_opencode.py::test_a_lost_database_is_made_anew_from_the_checkpoint",
       "claude": "tests/agents/test_claude.py::test_a_lost_transcript_is_put_back_from_the_checkpoint"}),
+    ("what was said and done is in the history of its session",
+     _each("tests/agents/test_history.py", "test_what_was_said_and_done_is_in_the_sessions_history", (*_THREE, "claude"))),
     ("an open permission prompt shows as `waiting`; nothing is typed into it",
      {**_own(_PROMPT, "codex", "opencode", "claude"),
       "gemini": f"{_GEMINI}::test_an_open_permission_prompt_needs_the_user"}),

@@ -31,8 +31,10 @@ class Teller(Generic):
     def __init__(self) -> None:
         self.found: Conversation | None = None
         self.activity = Activity()
+        self.asked_count = 0
 
     def find_conversation(self, launch: LaunchSpec, pids: Sequence[int], started_at: float) -> Conversation | None:
+        self.asked_count += 1
         return self.found
 
     def read_activity(self, conversation: Conversation) -> Activity:
@@ -149,3 +151,31 @@ def test_a_limit_that_ends_in_years_or_never_has_no_end_that_is_known(home: Home
     assert eyes.find_limit() is None
     last = eyes.read_last(0)
     assert (last.failure, last.limited_until) == ("usage limit reached", None)
+
+
+def test_a_chosen_conversation_of_an_agent_that_ended_soon_is_found_with_its_transcript(home: Home) -> None:
+    eyes, teller, paths = make_eyes(home, ManualClock(), Conversation(agent="teller", id="chosen"))
+    eyes.look(make_agent())
+    teller.found = Conversation(agent="teller", id="chosen", transcript="/there")
+    eyes.read_last(0)
+    assert read_conversation(paths) == teller.found
+
+
+def test_what_could_be_seen_for_a_third_of_a_life_is_found_and_a_long_wait_costs_little(home: Home) -> None:
+    clock = ManualClock()
+    eyes, teller, _ = make_eyes(home, clock, None)
+    agent, began_s, searched_s = make_agent(), clock.monotonic_s(), [0.0]
+    while (age_s := clock.monotonic_s() - began_s) < 600:
+        before = teller.asked_count
+        eyes.look(agent)
+        if teller.asked_count > before:
+            assert age_s - searched_s[-1] <= max(age_s / 3, 1) or age_s > 90, searched_s
+            searched_s.append(age_s)
+        clock.advance(max(0.1, min(4, eyes.search_in_s)))
+    assert len(searched_s) < 50
+
+
+def test_nothing_is_looked_for_of_a_program_that_nothing_is_known_of(home: Home) -> None:
+    record, clock = make_session(home), ManualClock()
+    eyes = Eyes(home.session(record.id), record, make_launch(), Generic(), None, Progress(clock), clock)
+    assert eyes.search_in_s == float("inf")

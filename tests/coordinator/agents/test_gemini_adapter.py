@@ -239,6 +239,17 @@ def test_the_running_programs_words_prove_its_conversation(world: World, flag: s
         assert get_agent("gemini").find_conversation(elsewhere, [pid], 0.0) is None
 
 
+def test_what_a_program_that_has_ended_was_told_proves_its_conversation(world: World) -> None:
+    gemini, launch = get_agent("gemini"), world.launch("-p", "x")
+    _, talk = gemini.begin(launch, "01J0")
+    assert talk is not None
+    assert gemini.find_conversation(launch, [], 0.0) is None, "nothing is written down yet"
+    path = world.write(meta(talk.id), *TURN, id=talk.id)
+    found = gemini.find_conversation(launch, [], 0.0)
+    assert found is not None
+    assert (found.id, found.transcript) == (talk.id, str(path))
+
+
 def test_the_second_file_that_stays_empty_is_not_taken_for_the_conversation(world: World) -> None:
     path = world.write(meta(), rewritten(CONTEXT), *TURN)
     empty = world.write(meta(), rewritten(CONTEXT), minute="2026-11-21T15-34")

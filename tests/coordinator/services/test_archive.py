@@ -81,6 +81,16 @@ def test_a_conversation_that_was_left_for_another_is_still_its_sessions(home: Ho
     assert [entry.text for entry in read_past(home, past) if isinstance(entry, Message)] == ["one", "two"]
 
 
+def test_a_session_that_does_not_know_where_its_transcript_is_asks_the_agents_program(home: Home, shelf: Path) -> None:
+    record = change_session(Registry(home), make_session(home), agent_name="diary")
+    write_diary(shelf, "0aa", [say("y", 1.0)], at=time.time(), title="mine", cwd="/")
+    write_conversation(home.session(record.id), Conversation(agent="diary", id="0aa"), epoch=1)
+    (past,) = list_past(home, environment_of(shelf))
+    assert past.ref == record.id
+    for one in (past, find_past(home, record.id, environment_of(shelf))):
+        assert read_past(home, one) == [say("y", 1.0)]
+
+
 def test_what_was_recorded_and_told_is_shown_once_and_the_rest_at_its_time(home: Home, shelf: Path) -> None:
     told = [say("mend it", 10.0), say("I look", 20.0, Role.ASSISTANT), say("done", 40.0, Role.ASSISTANT)]
     record = make_diary_session(home, shelf, "0cc", *told)
