@@ -184,16 +184,17 @@ def is_of(path: Path, id: str) -> bool:
 
 def read_history(path: str) -> Iterator[Item]:
     """Yield what was said and done, without the thoughts and without the helpers' lines."""
-    calls, seen = Calls(), set()
+    calls, seen = Calls(), set[str]()
     for raw, entry in transcript.iter_lines(path):
-        message, id = entry.get("message"), entry.get("uuid")
+        message, id = entry.get("message"), _id_of(entry.get("uuid"))
         if entry.get("type") not in ("user", "assistant") or not isinstance(message, dict) or entry.get("isSidechain"):
             continue
-        if id in seen:  # a fork copies what went before
-            continue
-        seen.add(id)
+        if id is not None:
+            if id in seen:  # a fork copies what went before
+                continue
+            seen.add(id)
         at = transcript.parse_time(entry.get("timestamp"))
-        for block in _blocks(message.get("content")):
+        for number, block in enumerate(_blocks(message.get("content"))):
             kind, text = block.get("type"), _text_of(block)
             if kind == "tool_use":
                 name = str(block.get("name") or "")
@@ -201,7 +202,9 @@ def read_history(path: str) -> Iterator[Item]:
             elif kind == "tool_result":
                 yield from calls.end(block.get("tool_use_id"), output=text, ok=not block.get("is_error"))
             elif kind == "text" and text:
-                yield from calls.add(Message(role=_role_of(entry, message), text=text, at=at, id=_id_of(id), raw=raw))
+                # What the editor adds to a prompt is a block beside it: two messages of one line are not the same one.
+                own = f"{id}/{number}" if id is not None and number else id
+                yield from calls.add(Message(role=_role_of(entry, message), text=text, at=at, id=own, raw=raw))
     yield from calls.finish()
 
 
@@ -209,7 +212,7 @@ def read_title(path: Path) -> tuple[str, str | None] | None:
     """Return what a conversation is about and the directory it was held in, ``None`` if nothing was said in it."""
     try:
         with path.open("rb") as file:
-            head = file.read(_LOOK_BYTES)
+            head = b"".join(file.readlines(_LOOK_BYTES))  # whole lines: a first prompt may hold a picture
             size = file.seek(0, os.SEEK_END)
             file.seek(max(len(head), size - _LOOK_BYTES))
             tail = file.read(_LOOK_BYTES)
@@ -266,10 +269,4 @@ def _blocks(content: object) -> list[dict[str, Any]]:
 
 
 def _text_of(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(filter(None, (_text_of(part) for part in content)))
-    if isinstance(content, dict):
-        return _text_of(content.get("text") or content.get("content") or "")
-    return ""
+    return "\n".join(filter(None, transcript.list_texts(content, "text", "content")))

@@ -226,7 +226,7 @@ class _Rollout:
         payload = entry.get("payload")
         if not isinstance(payload, dict):
             return
-        kind = payload.get("type")
+        kind = str(payload.get("type"))
         if entry.get("type") == "event_msg":
             if kind in _TURN_STARTS:
                 self.in_turn = True
@@ -238,7 +238,7 @@ class _Rollout:
                 self._resets_at = _find_reached(payload.get("rate_limits"))
             elif kind == "error":  # in rollouts of earlier versions
                 self._add_failure(payload, transcript.parse_time(entry.get("timestamp")))
-        elif entry.get("type") == "response_item" and isinstance(kind, str):
+        elif entry.get("type") == "response_item":
             self._add_item(kind, payload)
         elif entry.get("type") == "turn_context":
             self._add_context(payload)

@@ -17,8 +17,8 @@ from coordinator.sessions.history import Command, Item, Message, Role
 _NOT_SAID = ("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>")
 _ROLES = {"user": Role.USER, "assistant": Role.ASSISTANT}
 #: Stand before a tool's own output.
-_EXIT_CODE = re.compile(r"^(?:Process exited with code|Exit code:) (-?\d+)$", re.MULTILINE)
-_DURATION = re.compile(r"^Wall time: ([\d.]+) seconds$", re.MULTILINE)
+_EXIT_CODE = re.compile(r"^(?:Process exited with code|Exit code:) (-?\d{1,10})$", re.MULTILINE)
+_DURATION = re.compile(r"^Wall time: (\d+(?:\.\d+)?) seconds$", re.MULTILINE)
 #: A title is looked for in so many of the first lines.
 _TITLE_LINES = 40
 _TITLE_LIMIT = 200
@@ -77,13 +77,7 @@ def find_outcome(path: str, call_id: str) -> bool | None:
 
 def text_of(content: object) -> str:
     """Return the plain text in any of the shapes that rollouts have for content."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(text_of(part) for part in content)
-    if isinstance(content, dict):
-        return text_of(content.get("text") or content.get("content") or "")
-    return ""
+    return "\n".join(transcript.list_texts(content, "text", "content"))
 
 
 def _read_role(payload: dict[str, Any]) -> Role:
@@ -103,7 +97,7 @@ def _name_call(payload: dict[str, Any]) -> str:
 def _say_call(payload: dict[str, Any]) -> str:
     """Return the command line that a call runs, else its arguments as they were written."""
     said = payload.get("arguments") or payload.get("input") or payload.get("action") or ""
-    arguments = transcript.parse_line(said.encode()) if isinstance(said, str) else said
+    arguments = transcript.parse_line(said.encode("utf-8", "surrogatepass")) if isinstance(said, str) else said
     if isinstance(arguments, dict):
         for key in ("cmd", "command"):
             command = arguments.get(key)

@@ -158,7 +158,7 @@ def read_head(path: Path) -> tuple[str, str, str | None] | None:
     """Return the conversation's id, its title and its kind from the beginning of a transcript; ``None`` if it holds nothing."""
     try:
         with path.open("rb") as file:
-            data = file.read(_HEAD_BYTES)
+            data = b"".join(file.readlines(_HEAD_BYTES))  # whole lines: a first prompt may hold a picture
     except OSError:
         return None
     id, kind, title = None, None, ""
@@ -216,13 +216,7 @@ def is_said(text: str) -> bool:
 
 def text_of(content: object) -> str:
     """Return the plain text of a message's content, in any of its shapes; thoughts, calls and results are none."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(text_of(part) for part in content)
-    if isinstance(content, dict) and not content.get("thought"):
-        return text_of(content.get("text") or "")
-    return ""
+    return "".join(transcript.list_texts(content, "text", hidden="thought"))
 
 
 def _is_resumable(message: dict[str, Any]) -> bool:

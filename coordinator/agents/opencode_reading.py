@@ -22,7 +22,7 @@ LIMIT = re.compile(r"limit|quota|too many requests|exhausted|\b429\b", re.IGNORE
 #: A user ends a turn by it; nothing failed.
 _ABORTED = "MessageAbortedError"
 #: After these the model is asked again, so the turn is not over.
-_GOES_ON = frozenset({"tool-calls", "unknown", None})
+_GOES_ON = ("tool-calls", "unknown", None)
 #: So many finished parts are remembered, so that each counts once.
 _REMEMBERED = 4096
 #: A conversation is called so until the model found a title.

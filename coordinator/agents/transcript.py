@@ -113,6 +113,23 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
+def list_texts(content: object, *names: str, hidden: str = "") -> list[str]:
+    """Return the plain texts in ``content``, however deep: a text, a list of such, or an object with one under one of ``names``.
+
+    An object in which the field ``hidden`` is set holds none.
+    """
+    found, waiting = [], [content]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, list):
+            waiting.extend(reversed(one))
+        elif isinstance(one, dict) and not one.get(hidden):
+            waiting.append(next((one[name] for name in names if one.get(name)), ""))
+    return found
+
+
 def read_first_line(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the first line's object, ``None`` if it is missing, torn or too long."""
     try:

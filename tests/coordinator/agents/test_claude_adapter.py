@@ -13,6 +13,7 @@ import pytest
 
 from coordinator.agents import get_agent
 from coordinator.agents.claude import GO_ON
+from coordinator.services.archive import combine
 from coordinator.sessions.conversation import Conversation
 from coordinator.sessions.history import Command, Message, Role
 from coordinator.sessions.model import LaunchSpec
@@ -353,6 +354,25 @@ def test_history_pairs_calls_with_their_results_in_the_order_in_which_they_were_
     assert items[0].at == 1795255200.0
     assert isinstance(items[1], Command)
     assert json.loads(items[1].raw or "")["uuid"] == first["uuid"]
+
+
+def test_what_stands_beside_a_prompt_in_its_line_is_a_message_of_its_own(config: Config) -> None:
+    prompt = asked("")
+    prompt["message"]["content"] = [text("<ide_opened_file>a.py</ide_opened_file>"), text("mend it")]
+    path = config.write(prompt, answered(text("done")))
+    items = list(get_agent("claude").read_history(talk(path)))
+    assert [item.text for item in combine(items, [])] == ["<ide_opened_file>a.py</ide_opened_file>", "mend it", "done"]
+
+
+def test_lines_without_an_id_are_all_read(config: Config) -> None:
+    lines = [{key: value for key, value in one.items() if key != "uuid"} for one in (asked("one"), answered(text("two")))]
+    assert [item.text for item in get_agent("claude").read_history(talk(config.write(*lines)))] == ["one", "two"]
+
+
+def test_a_conversation_that_begins_with_a_very_long_prompt_is_listed(config: Config) -> None:
+    config.write(*QUEUED, asked("mend it " * 50_000), answered(text("ok")))
+    [past] = get_agent("claude").list_conversations(config.launch("x").environment)
+    assert past.title.startswith("mend it")
 
 
 def test_every_conversation_is_listed_by_its_title_or_its_first_words(config: Config) -> None:
