@@ -2,7 +2,8 @@
 
 ATIF is the Agent Trajectory Interchange Format, v1.8 (harbor-framework/harbor, RFC 0001). What the model has and the format
 lacks goes into ``extra``. Text of the model may hold lone surrogates, which no document in Unicode can: in ATIF and Markdown
-they become U+FFFD; JSON keeps them as escapes, so that it reads back the same.
+they become U+FFFD; JSON keeps them as escapes, so that it reads back the same (but for two that happen to form a pair: JSON has
+no way to tell them from the character).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _SOURCES = {Role.USER: "user", Role.ASSISTANT: "agent", Role.SYSTEM: "system"}
 _HEADINGS = {Role.USER: "User", Role.ASSISTANT: "Agent", Role.SYSTEM: "System"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TICKS = re.compile("`+")
+#: A line that begins or ends a block of code, and what stands behind its fence.
+_FENCE = re.compile(" {0,3}(`{3,}|~{3,})(.*)")
 
 
 class Format(StrEnum):
@@ -78,20 +81,26 @@ def make_atif(past: Past, entries: Sequence[Entry]) -> dict[str, Any]:
 
 def make_markdown(past: Past, entries: Sequence[Entry]) -> str:
     """Return the conversation for people."""
-    lines = [f"# {past.title or past.ref}", ""]
-    facts = (("conversation", past.ref), ("agent", past.agent), ("session", past.name), ("directory", past.cwd))
-    lines += [f"- {name}: {value}" for name, value in facts if value is not None]
-    lines.append(f"- last changed: {_format_time(past.changed_at)}")
+    lines = [f"# {_join_lines(past.title or past.ref)}", ""]
+    facts = (
+        ("conversation", past.ref),
+        ("agent", past.agent),
+        ("session", past.name),
+        ("directory", past.cwd),
+        ("last changed", _format_time(past.changed_at)),
+    )
+    lines += [f"- {name}: {_join_lines(value)}" for name, value in facts if value is not None]
     for entry in entries:
-        when = f" · {_format_time(entry.at)}" if entry.at is not None else ""
+        at = _format_time(entry.at)
+        when = f" · {at}" if at is not None else ""
         if isinstance(entry, Message):
-            lines += ["", f"## {_HEADINGS[entry.role]}{when}", "", entry.text]
+            lines += ["", f"## {_HEADINGS[entry.role]}{when}", "", entry.text, *_close_fence(entry.text)]
         elif isinstance(entry, Command):
-            lines += ["", f"### {entry.name}{_describe_end(entry)}{when}", "", *_fence(entry.text)]
+            lines += ["", f"### {_join_lines(entry.name)}{_describe_end(entry)}{when}", "", *_fence(entry.text)]
             if entry.output:
                 lines += ["", *_fence(entry.output)]
         else:
-            lines += ["", f"*{describe_mark(entry)}{when}*"]
+            lines += ["", f"*{_join_lines(describe_mark(entry))}{when}*"]
     return "\n".join(lines) + "\n"
 
 
@@ -121,6 +130,7 @@ def _read_arguments(command: Command) -> dict[str, Any]:
     """Return a call's arguments; what is no JSON object stands under a name of its own."""
     try:
         arguments = json.loads(command.text)
+        json.dumps(arguments, allow_nan=False, indent=2)  # what Python takes for JSON is not all that others do
     except (ValueError, RecursionError):
         arguments = None
     return arguments if isinstance(arguments, dict) else {"command": command.text}
@@ -143,6 +153,23 @@ def _fence(text: str) -> list[str]:
     """Return the text between fences that are longer than any in it."""
     ticks = "`" * max(3, 1 + max((len(run) for run in _TICKS.findall(text)), default=0))
     return [ticks, text, ticks]
+
+
+def _close_fence(text: str) -> list[str]:
+    """Return the fence that the text leaves open, if it does: what comes after a message is none of its code."""
+    fence = ""
+    for line in text.split("\n"):
+        if (found := _FENCE.match(line)) is None:
+            continue
+        if not fence:
+            fence = found[1] if found[1][0] == "~" or "`" not in found[2] else ""
+        elif found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+    return [fence] if fence else []
+
+
+def _join_lines(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _format_time(at: float | None) -> str | None:

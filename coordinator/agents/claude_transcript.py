@@ -153,7 +153,7 @@ def read_status(config: Path, pid: int, *, is_living: bool = True) -> Status | N
             at=float(entry.get("statusUpdatedAt") or entry.get("startedAt") or 0) / 1000,
             start=int(entry.get("procStart") or 0),
         )
-    except (OSError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError, OverflowError):
         return None
     return None if is_living and processes.start_ticks(pid) != status.start else status
 

@@ -18,7 +18,7 @@ _NOT_SAID = ("<environment_context>", "<user_instructions>", "# AGENTS.md instru
 _ROLES = {"user": Role.USER, "assistant": Role.ASSISTANT}
 #: Stand before a tool's own output.
 _EXIT_CODE = re.compile(r"^(?:Process exited with code|Exit code:) (-?\d{1,10})$", re.MULTILINE)
-_DURATION = re.compile(r"^Wall time: (\d+(?:\.\d+)?) seconds$", re.MULTILINE)
+_DURATION = re.compile(r"^Wall time: (\d{1,10}(?:\.\d+)?) seconds$", re.MULTILINE)
 #: A title is looked for in so many of the first lines.
 _TITLE_LINES = 40
 _TITLE_LIMIT = 200

@@ -176,18 +176,18 @@ def _read_command(part: dict[str, Any], at: float | None, raw: str) -> Command:
     state, call = _object(part, "state"), part.get("callID")
     asked, time, more = _object(state, "input"), _object(state, "time"), _object(state, "metadata")
     line = asked.get("command")
-    start_ms, end_ms, code = time.get("start"), time.get("end"), more.get("exit")
+    start_s, end_s, code = _read_time(time.get("start")), _read_time(time.get("end")), more.get("exit")
     came = state.get("output") if state.get("status") == "completed" else state.get("error")
     ended = _find_end(part) is not None
     return Command(
         name=str(part.get("tool")),
         text=line if isinstance(line, str) else json.dumps(asked),
-        at=start_ms / 1000 if isinstance(start_ms, int) else at,
+        at=start_s if start_s is not None else at,
         id=call if isinstance(call, str) else None,
         output=came if isinstance(came, str) else None,
         ok=(state.get("status") == "completed" and code in (0, None)) if ended else None,
         exit_code=code if isinstance(code, int) else None,
-        duration_s=(end_ms - start_ms) / 1000 if isinstance(start_ms, int) and isinstance(end_ms, int) else None,
+        duration_s=round(end_s - start_s, 3) if start_s is not None and end_s is not None else None,
         raw=raw,
     )
 
@@ -229,17 +229,19 @@ def _read_failure(message: dict[str, Any]) -> tuple[str | None, float | None, fl
         return None, None, None
     told = data.get("message") if isinstance(data.get("message"), str) else ""
     failure, time, headers = f"{name}: {told}" if told else name, _object(message, "time"), _object(data, "responseHeaders")
-    at_ms = time.get("completed") or time.get("created")
+    at = _read_time(time.get("completed") or time.get("created"))
     text = f"{told}\n{data.get('responseBody') or ''}"
-    if not isinstance(at_ms, int):
-        return failure, None, None
-    at = at_ms / 1000
-    if not (data.get("statusCode") == 429 or LIMIT.search(text)):
+    if at is None or not (data.get("statusCode") == 429 or LIMIT.search(text)):
         return failure, None, at
     until = find_reset(text, at)
     if until is None and str(headers.get("retry-after", "")).isdecimal():
         until = at + int(headers["retry-after"])
     return failure, until, at
+
+
+def _read_time(ms: object) -> float | None:
+    """Return the wall-clock second since 1970 of a time in ms, ``None`` if it is none."""
+    return ms / 1000 if isinstance(ms, int) and abs(ms) < 1 << 63 else None
 
 
 def _object(of: dict[str, Any], name: str) -> dict[str, Any]:

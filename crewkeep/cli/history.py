@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coordinator.errors import StorageError
 from coordinator.services import archive
 from coordinator.services.archive import Past
 from coordinator.sessions.history import Command, Message
@@ -110,8 +111,22 @@ def export_past(
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
     else:
-        files.replace_durably(Path(os.path.abspath(file)), data, mode=0o600)
+        _write(file, data)
         output.note(f"{len(entries)} entries of {past.ref} are in {file}")
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Let ``file`` hold the document; a pipe or a device is written to, not replaced by a file. Raises ``StorageError``."""
+    if not os.path.exists(file) or os.path.isfile(file) or os.path.isdir(file):
+        files.replace_durably(Path(os.path.realpath(file)), data, mode=0o600)
+        return
+    try:
+        with open(file, "wb") as stream:
+            stream.write(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError.from_os(error, "write", file) from error
 
 
 def read(house: House, ref: str) -> tuple[Past, list[Entry]]:

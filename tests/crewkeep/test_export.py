@@ -1,7 +1,9 @@
 """Whatever a conversation holds, it becomes a document of each kind, and JSON reads back as it was."""
 
 import json
+from typing import Any
 
+import pytest
 from atif_support import check_atif
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ MESSAGES = st.builds(Message, role=st.sampled_from(Role), text=TEXTS, at=NUMBERS
 COMMANDS = st.builds(
     Command,
     name=TEXTS,
-    text=TEXTS | st.just('{"path": ["a"]}'),
+    text=TEXTS | st.sampled_from(['{"path": ["a"]}', '{"x": NaN}', '{"x": 1e999}', '{"x": ' + "[" * 3000 + "]" * 3000 + "}"]),
     at=NUMBERS,
     id=st.sampled_from([None, "", "c1", "call-1"]),
     output=st.none() | TEXTS,
@@ -36,15 +38,49 @@ def make_past(title: str, ref: str = "1", cwd: str = "/src") -> Past:
     return Past(None, PastConversation(conversation=conversation, cwd=cwd, title=title, changed_at=1.0))
 
 
+def read_strictly(document: bytes) -> Any:
+    """Read JSON as its specification has it, without the numbers that only Python knows."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(document, parse_constant=refuse)
+
+
 @settings(deadline=None)
 @given(st.lists(MESSAGES | COMMANDS | MARKS, max_size=10))
 def test_every_conversation_becomes_every_document(entries: list[Entry]) -> None:
     past = make_past("a title")
-    check_atif(json.loads(export(Format.ATIF, past, entries)))
+    check_atif(read_strictly(export(Format.ATIF, past, entries)))
     assert export(Format.MARKDOWN, past, entries).startswith(b"# a title\n")
-    items = json.loads(export(Format.JSON, past, entries))["items"]
+    items = read_strictly(export(Format.JSON, past, entries))["items"]
     read = [decode_item(item) for item in items if item["kind"] != "mark"]
     assert read == [entry for entry in entries if not isinstance(entry, Mark)]
+
+
+@pytest.mark.parametrize(
+    ("text", "closing"),
+    [
+        ("```python\nnever ended", "```"),
+        ("~~~~\n```\n~~~\n", "~~~~"),
+        ("```\na\n```", None),
+        ("```\n````\n", None),
+        ("````\n```\n````", None),
+        ("```\n``` no end\n", "```"),
+        ("```code``` in a line", None),
+        ("    ```\nindented", None),
+    ],
+)
+def test_markdown_ends_the_code_that_a_message_left_open(text: str, closing: str | None) -> None:
+    entries = [Message(role=Role.ASSISTANT, text=text), Message(role=Role.USER, text="next")]
+    written = export(Format.MARKDOWN, make_past("t"), entries).decode()
+    assert f"{text}\n{closing + chr(10) if closing else ''}\n## User\n\nnext\n" in written
+
+
+def test_markdown_headings_are_one_line_and_tell_no_time_that_is_none() -> None:
+    entries = [Command(name="a\n# b", text="x", at=1e300), Mark(what=Note.DAMAGED, detail="c\n# d")]
+    written = export(Format.MARKDOWN, make_past("t", cwd="/e\n# f"), entries).decode().splitlines()
+    assert [line for line in written if line.startswith("#")] == ["# t", "### a # b"]
 
 
 def test_the_picker_finds_every_word_that_is_typed_in_any_order() -> None:

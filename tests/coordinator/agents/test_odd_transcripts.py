@@ -33,9 +33,10 @@ def nest(depth: int) -> Any:
 
 
 ODD: tuple[Any, ...] = (
-    None, True, -1, 1e308, float("nan"), 10**30, "", "x", "\ud800", "\0", [], {}, [[]], [None], {"a": 1},
+    None, True, -1, 1e308, float("nan"), 10**30, 10**400, "", "x", "\ud800", "\0", [], {}, [[]], [None], {"a": 1},
     {"text": [{"text": {}}]}, "9999999999-01-01T00:00:00Z", {"command": 5}, "9" * 5000, nest(330),
     f"Exit code: {'9' * 5000}\nWall time: 1..2 seconds\nOutput:\n", "Exit code: 1\nWall time: . seconds\nOutput:\n",
+    f"Exit code: 1\nWall time: {'9' * 400} seconds\nOutput:\n",
 )  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def read(agent: Agent, conversation: Conversation, environment: dict[str, str]) 
             assert isinstance(one.name, str)
             assert one.output is None or isinstance(one.output, str)
             assert one.ok in (None, True, False)
+        json.dumps(one.encode(), allow_nan=False)
     for past in agent.list_conversations(environment):
         assert isinstance(past.title, str)
         assert isinstance(past.conversation.id, str)

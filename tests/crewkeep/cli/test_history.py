@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,23 @@ def test_markdown_lets_no_text_break_out_of_its_fence(shelf: Shelf) -> None:
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(shelf: Shelf, tmp_path: Path) -> None:
     done = shelf.run("history", "export", "auth", "--format", "json", "-o", str(tmp_path / "no" / "file"))
     assert done.returncode == 1 and "no/file" in done.stderr and "ENOENT" in done.stderr
+
+
+def test_a_pipe_is_written_to_and_a_link_followed_and_neither_replaced(shelf: Shelf, tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    try:
+        assert shelf.run("history", "export", "auth", "--format", "json", "-o", str(pipe)).returncode == 0
+        document, _ = reader.communicate(timeout=20)
+    finally:
+        reader.kill()
+    assert json.loads(document)["name"] == "auth" and pipe.is_fifo()
+    assert shelf.run("history", "export", "auth", "--format", "json", "-o", str(link)).returncode == 0
+    assert link.is_symlink() and target.read_bytes() == document
+    done = shelf.run("history", "export", "auth", "--format", "json", "-o", str(tmp_path))
+    assert done.returncode == 1 and str(tmp_path) in done.stderr and "EISDIR" in done.stderr
 
 
 def test_a_conversation_from_outside_becomes_a_session_where_it_was_held(shelf: Shelf) -> None:
