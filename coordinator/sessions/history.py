@@ -65,6 +65,12 @@ class Command:
 
 
 Item = Message | Command
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("role", "name", "text", "id", "raw", "output"), str),
+    **dict.fromkeys(("at", "duration_s"), (int, float)),
+    "ok": bool,
+    "exit_code": int,
+}
 
 
 def decode_item(body: dict[str, Any]) -> Item:
@@ -82,5 +88,9 @@ def _drop_absent(item: Item) -> dict[str, Any]:
 
 
 def _known(cls: type, body: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(cls)}
-    return {name: value for name, value in body.items() if name in names}
+    found = {field.name: body[field.name] for field in dataclasses.fields(cls) if field.name in body}
+    for field in dataclasses.fields(cls):
+        value = found.get(field.name, field.default)
+        if not (isinstance(value, _TYPES[field.name]) or (value is None and field.default is None)):
+            raise TypeError(f"{field.name} {value!r:.40}")
+    return found

@@ -19,7 +19,7 @@ ROLES = {role.value: role.value for role in Role}
 
 def encode_message(role: Role | str, text: str, at: float | None = None, id: str | None = None, raw: str | None = None) -> bytes:
     """Return the record of a message, of now without ``at``. Raises ``InvalidInput`` for what is none."""
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InvalidInput(f"a message's role cannot be {role!r:.80}", hint=f"one of {', '.join(Role)}")
     if not isinstance(text, str):
         raise _wrong("text", text, "a string")
@@ -75,7 +75,7 @@ def _check_text(name: str, value: Any) -> str:
 
 
 def _check_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_told(value):
         raise _wrong(name, value, "a finite number of seconds")
     return value
 
@@ -87,6 +87,11 @@ def _check_bool(name: str, value: Any) -> bool:
 
 
 def _check_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, value, "an integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not _is_told(value):
+        raise _wrong(name, value, "an integer of at most 64 bits")
     return value
+
+
+def _is_told(value: float) -> bool:
+    """Tell whether a number reads back the same: an integer beyond 64 bits comes back as a float."""
+    return -(1 << 63) <= value < 1 << 64 if isinstance(value, int) else math.isfinite(value)

@@ -17,7 +17,7 @@ from typing import Any
 from coordinator.config import RECORDED_LIMIT_BYTES
 from coordinator.errors import CrewkeepError
 from coordinator.paths import SessionPaths
-from coordinator.sessions.history import Item, Message, Role, decode_item
+from coordinator.sessions.history import Item, Role, decode_item
 from coordinator.sessions.segments import Gap, Segment, SegmentHead, iter_records, list_segments, read_bytes, read_head
 
 _READ_LIMIT_BYTES = 4 * RECORDED_LIMIT_BYTES
@@ -127,11 +127,6 @@ def _decode(body: dict[str, Any], segment: Segment) -> Entry | None:
     if kind not in ("message", "command"):
         return None
     try:
-        item = decode_item(body)
+        return decode_item(body)
     except (KeyError, TypeError, ValueError) as error:
         return Mark(what=Note.DAMAGED, detail=f"{segment.name}: a {kind} of the wrong shape ({error})")
-    text_at = item.at is None or isinstance(item.at, (int, float))
-    named = isinstance(item, Message) or isinstance(item.name, str)
-    if not (isinstance(item.text, str) and text_at and named):
-        return Mark(what=Note.DAMAGED, detail=f"{segment.name}: a {kind} of the wrong shape")
-    return item

@@ -96,7 +96,7 @@ class Recorder:
     ) -> bool:
         """Write a message down; ``False`` if it was left out because of a pause. Raises as ``append``, ``encode_message``."""
         # As `append(encode_message(...))`, in one piece: at this rate two calls are a tenth of the time.
-        if at is None and id is None and raw is None and role in ROLES and isinstance(text, str):
+        if at is None and id is None and raw is None and isinstance(role, str) and role in ROLES and isinstance(text, str):
             try:
                 data = dumps((ROLES[role], wall_s(), text))
             except TypeError:

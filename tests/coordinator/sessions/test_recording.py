@@ -127,7 +127,10 @@ def test_a_message_gets_the_time_of_its_recording(recording: Recording) -> None:
     "give",
     [
         lambda recorder: recorder.record_message("tool", "x"),
+        lambda recorder: recorder.record_message(["user"], "x"),
         lambda recorder: recorder.record_message("user", b"x"),
+        lambda recorder: recorder.record_message("user", "x", at=10**400),
+        lambda recorder: recorder.append(encode_command("shell", "x", exit_code=1 << 70)),
         lambda recorder: recorder.record_message("user", "x", at=math.nan),
         lambda recorder: recorder.record_message("user", "x", id=7),
         lambda recorder: recorder.append(encode_command("shell", "x", exit_code="0")),
@@ -383,9 +386,13 @@ def test_a_record_of_the_wrong_shape_is_told(recording: Recording) -> None:
         {"kind": "message", "role": "king", "text": "x"},
         {"kind": "command", "name": "x"},
         {"kind": "message", "text": 3},
+        {"kind": "message", "role": "user", "text": None},
+        {"kind": "command", "name": "x", "text": "y", "output": {"lines": []}},
+        {"kind": "command", "name": "x", "text": "y", "id": 3},
+        {"kind": "command", "name": "x", "text": "y", "exit_code": 1.5},
     ):
         recorder.append(encode_record(body))
-    assert [type(entry) for entry in recording.read()] == [Mark] * 3
+    assert [type(entry) for entry in recording.read()] == [Mark] * 7
 
 
 def test_the_title_is_what_the_user_said_first(recording: Recording) -> None:
