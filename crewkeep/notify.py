@@ -8,6 +8,7 @@ Not promised: that a message arrives. What could not be sent is in ``notify.log`
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from recovery.starter import build_own_command, build_own_environment
 
 DESKTOP = "desktop"
 _DESKTOP_TIMEOUT_S = 10.0
+#: What may be told of an address; what has no kind may be nothing but a secret.
+_KIND = re.compile(r"[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
 _ACTS = {"waiting": "answer it: crewkeep attach {name}", "parked": "crewkeep why {name}", "crashed": "crewkeep why {name}"}
 
 
@@ -27,7 +30,7 @@ _ACTS = {"waiting": "answer it: crewkeep attach {name}", "parked": "crewkeep why
 class Sent:
     """What came of one address. The address itself may hold a secret and is not told."""
 
-    #: Its kind: ``desktop``, ``slack``.
+    #: Its kind: ``desktop``, ``slack``; ``unknown`` if it does not tell.
     kind: str
     problem: str | None = None
 
@@ -72,7 +75,8 @@ def send(wanted: Notify, title: str, body: str) -> list[Sent]:
 
 
 def _send_by(sender: object, url: str, title: str, body: str) -> Sent:
-    kind = url.partition(":")[0]
+    found = _KIND.match(url)
+    kind = found[0] if found is not None else "unknown"
     if not sender.add(url):  # type: ignore[attr-defined]
         return Sent(kind=kind, problem="the address is not understood")
     return Sent(kind=kind, problem=None if sender.notify(title=title, body=body) else "it was not taken")  # type: ignore[attr-defined]

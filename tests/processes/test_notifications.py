@@ -108,6 +108,19 @@ def test_the_command_tells_what_was_sent(home: Home, webhook: Webhook) -> None:
     assert webhook.told[0]["message"] == "hello ✓"
 
 
+@pytest.mark.parametrize(
+    "url", ["s3cret", "s3cret:more", "slack//me:s3cret@there", "slack://s3cret", "://s3cret", "json://[::1/s3cret"]
+)
+def test_an_address_that_is_not_understood_is_told_nowhere(home: Home, url: str) -> None:
+    pytest.importorskip("apprise")
+    configure(home, f'[notify]\nurls = ["{url}"]\non = ["done"]\n')
+    done = cli("notify", home=home)
+    assert done.returncode == 1 and "not understood" in done.stdout
+    cli("run", "--name", "fine", "--", "true", home=home)
+    wait_until(lambda: home.notify_log.exists() and "not understood" in home.notify_log.read_text(), timeout_s=30, what="the log")
+    assert "s3cret" not in done.stdout + done.stderr + home.notify_log.read_text()
+
+
 @pytest.mark.parametrize("text", ["notify = 1", "[notify]\nurls = 'x'", "[notify]\non = ['sleepy']", "[notify]\nurls = [1]"])
 def test_settings_that_cannot_be_meant_are_refused(home: Home, text: str) -> None:
     path = configure(home, text)
