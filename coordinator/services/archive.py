@@ -10,6 +10,7 @@ Not promised: that a conversation's text is searched as of one moment; who write
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,8 +170,10 @@ def search(home: Home, text: str, environment: Mapping[str, str], *, report: Rep
         is_found = False
         for index, entry in enumerate(read_past(home, past)):
             for part in _list_texts(entry):
-                if (place := fold(part).find(wanted)) >= 0:
+                folded = fold(part)
+                if (place := folded.find(wanted)) >= 0:
                     is_found = True
+                    place = place if len(folded) == len(part) else _unfold(part, place)
                     yield Hit(past=past, index=index, entry=entry, excerpt=_cut(part, place))
                     break
         if not is_found and any(wanted in fold(part) for part in (past.title, past.name or "")):
@@ -280,8 +283,19 @@ def _list_texts(entry: Entry) -> list[str]:
     return []
 
 
+def _unfold(text: str, place: int) -> int:
+    """Return where in ``text`` that is which stands at ``place`` once it is folded."""
+    begin = 0
+    for line in text.splitlines(keepends=True):  # nothing is composed across the end of a line
+        length = len(fold(line))
+        if place < length:
+            return begin + bisect_left(range(len(line)), place, key=lambda count: len(fold(line[:count])))
+        begin, place = begin + len(line), place - length
+    return begin
+
+
 def _cut(text: str, place: int) -> str:
-    """Return what stands around a place, in one line. Folding may have moved the place by a few characters."""
+    """Return what stands around a place, in one line."""
     begin = max(0, place - _EXCERPT_BEFORE)
     cut = " ".join(text[begin : begin + _EXCERPT_LENGTH].split())
     return ("…" if begin else "") + cut + ("…" if begin + _EXCERPT_LENGTH < len(text) else "")

@@ -157,6 +157,13 @@ def test_a_search_minds_neither_case_nor_composition(home: Home, shelf: Path, te
     assert hit.index == 0 and hit.entry == say(f"before {text} after", 1.0) and text in hit.excerpt
 
 
+@pytest.mark.parametrize("before", ["cafe\u0301 " * 500, "Stra\u00dfe\n" * 500, "\u1112\u1161\u11ab" * 900, "\ufb03" * 500, ""])
+def test_an_excerpt_shows_the_place_however_much_before_it_folds_to_another_length(home: Home, before: str) -> None:
+    record_all(home, make_session(home, "a"), say(f"{before} the needle stands here", 1.0))
+    (hit,) = search(home, "NEEDLE", {})
+    assert "the needle stands" in hit.excerpt and len(hit.excerpt) < 200
+
+
 LISTING = Command(name="bash", text="ls", output="needle.txt")
 
 
