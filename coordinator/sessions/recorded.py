@@ -111,6 +111,8 @@ def _iter_segment(segment: Segment, sealed_bytes: int | None) -> Iterator[Entry]
     except CrewkeepError as error:
         yield Mark(what=Note.DAMAGED, detail=str(error))
         return
+    if not data and sealed_bytes != 0:  # every segment has a head
+        yield Mark(what=Note.DAMAGED, size_bytes=sealed_bytes, detail=f"{segment.name}: empty")
     for record in iter_records(data):
         if isinstance(record, Gap):
             detail = f"{segment.name}: {record.reason} at byte {record.offset_bytes}"

@@ -177,7 +177,7 @@ def read_bytes(segment: Segment, *, limit_bytes: int, sealed_bytes: int | None =
     data = b""
     for _ in range(_READ_TRIES):
         data = files.read_bounded(segment.path, limit_bytes)
-        if sealed_bytes is not None or measure_tail(data) == 0:
+        if sealed_bytes is not None or (data and measure_tail(data) == 0):
             break
         time.sleep(0)  # let a write in flight finish
     return data if sealed_bytes is None else data[:sealed_bytes]

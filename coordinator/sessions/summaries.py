@@ -6,7 +6,8 @@ anybody may delete; a damaged one is made anew.
 
 Invariants:
   - a summary is never older than the session's record, launch, conversation, or the beginning of its recording
-  - a record that cannot be read gives no summary; who wants to know why asks the registry
+  - a record that cannot be read is summarised as the session's journal last had it; without that there is no summary, and who
+    wants to know why asks the registry
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Summary:
 
 
 def list_summaries(home: Home) -> list[Summary]:
-    """Return a summary of every session whose record can be read, in no order. Raises ``StorageError``."""
+    """Return a summary of every session of which a record can be read, in no order. Raises ``StorageError``."""
     cached = _read_cache(home.summaries)
     kept: dict[str, list[Any]] = {}
     made = 0
@@ -139,14 +140,23 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Summary) if field.nam
 
 
 def _summarise(home: Home, session_id: str) -> list[Any]:
-    """Return a summary's fields, none for a session whose record cannot be read."""
+    """Return a summary's fields, none for a session of which no record can be read."""
     paths = home.session(session_id)
     try:
         names = os.listdir(paths.path)
-        body = sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT)
-        return _describe(paths, body, set(names))
+        return _describe(paths, _read_body(paths), set(names))
     except (CrewkeepError, OSError, KeyError, TypeError, ValueError):
         return []
+
+
+def _read_body(paths: SessionPaths) -> sealed.Body:
+    """Return the record's body, or what the journal last had of it. Raises ``CrewkeepError`` if neither can be read."""
+    try:
+        return sealed.read_sealed(paths.record, RECORD_KIND, RECORD_FORMAT)
+    except CrewkeepError:
+        if (last := Journal(paths).read().find_last("record")) is None:
+            raise
+        return last.body
 
 
 def _describe(paths: SessionPaths, body: sealed.Body, names: set[str]) -> list[Any]:

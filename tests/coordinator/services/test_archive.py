@@ -276,12 +276,16 @@ def test_a_session_that_is_named_has_the_title_that_its_program_tells(home: Home
     assert find_past(home, "known", environment_of(shelf)).title == "about 0bb"
 
 
-def test_a_session_whose_record_is_damaged_is_left_out_and_the_others_stand(home: Home) -> None:
-    whole, harmed = make_session(home, "whole"), make_session(home, "harmed")
-    path = home.session(harmed.id).record
-    path.write_bytes(path.read_bytes().replace(b"harmed", b"harmer"))
+def test_a_session_whose_record_is_damaged_is_listed_as_its_journal_has_it(home: Home) -> None:
+    whole, harmed, lost = (make_session(home, name) for name in ("whole", "harmed", "lost"))
+    record_all(home, harmed, say("mend it"))
+    for one in (harmed, lost):
+        path = home.session(one.id).record
+        path.write_bytes(path.read_bytes().replace(one.name.encode(), b"other"))
+    home.session(lost.id).journal.unlink()
     (home.session(whole.id).path.parent / "stranger").mkdir()
-    assert [past.name for past in list_past(home, {})] == ["whole"]
+    assert {past.name: past.title for past in list_past(home, {})} == {"whole": "/usr/bin/agent --fast", "harmed": "mend it"}
+    assert [hit.past.name for hit in search(home, "mend", {})] == ["harmed"]
 
 
 def test_a_name_that_is_no_unicode_is_listed(home: Home) -> None:

@@ -75,7 +75,7 @@ COMMANDS = st.builds(
     id=SOME_TEXT,
     output=SOME_TEXT,
     ok=st.none() | st.booleans(),
-    exit_code=st.none() | st.integers(),
+    exit_code=st.none() | st.integers(-(1 << 63), (1 << 64) - 1),
     duration_s=st.none() | NUMBERS,
     raw=SOME_TEXT,
 )
@@ -371,6 +371,19 @@ def test_damage_is_told_with_its_place(recording: Recording) -> None:
     assert isinstance(one, Message) and isinstance(three, Message)
     assert isinstance(damaged, Mark) and damaged.what is Note.DAMAGED and "wrong-digest" in (damaged.detail or "")
     assert isinstance(torn, Mark) and "truncated" in (torn.detail or "")
+
+
+def test_a_file_that_was_emptied_is_told_and_not_taken_for_one_without_records(recording: Recording) -> None:
+    recording.recorder().record_message("user", "lost")
+    recording.raise_epoch()
+    recording.recorder(2).record_message("user", "sealed")
+    for one in list_segments(recording.paths.recording):
+        size = one.path.stat().st_size
+        os.truncate(one.path, 0)
+        [mark] = [entry for entry in recording.read() if isinstance(entry, Mark)]
+        assert mark.what is Note.DAMAGED and one.name in (mark.detail or "") and mark.size_bytes in (None, size)
+        one.path.unlink()
+    assert recording.read() == []
 
 
 def test_what_a_newer_program_added_is_passed_over(recording: Recording) -> None:
