@@ -73,7 +73,7 @@ def search(
     if as_json:
         output.print_json(rows)
     elif not number:
-        output.note(f"{output.make_printable(text)!r} was found nowhere")
+        output.note(f"{text!r} was found nowhere")
     if not number:
         raise typer.Exit(1)
 
@@ -86,15 +86,15 @@ def show(
     """Print what was said and done in a conversation, oldest first."""
     house = open_house()
     past, entries = read(house, ref)
-    if count is not None:
-        entries = entries[max(len(entries) - count, 0) :]
+    shown = entries if count is None else entries[max(len(entries) - count, 0) :]
     if as_json:
-        output.print_json({**describe(past), "items": [encode_entry(entry) for entry in entries]})
+        output.print_json({**describe(past), "items": [encode_entry(entry) for entry in shown]})
         return
-    for line in _iter_lines(entries):
+    for line in _iter_lines(shown):
         output.print_line(line)
     if not entries:
-        output.note(f"nothing is known of what was said in {past.ref}; what it printed: crewkeep logs {past.ref}")
+        what_it_printed = f"; what it printed: crewkeep logs {past.ref}" if past.session is not None else ""
+        output.note(f"nothing is known of what was said in {past.ref}{what_it_printed}")
 
 
 def export_past(

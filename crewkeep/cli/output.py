@@ -55,8 +55,8 @@ def print_line(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Tell the user something that is no data."""
-    sys.stderr.write(text + "\n")
+    """Tell the user something that is no data, without control characters: it may name what an agent chose."""
+    sys.stderr.write(make_printable_lines(text) + "\n")
     sys.stderr.flush()
 
 

@@ -106,6 +106,13 @@ def test_show_prints_everything_in_order(shelf: Shelf) -> None:
     assert len(shelf.json("history", "show", "auth", "-n", "2", "--json")["items"]) == 2
 
 
+def test_a_conversation_in_which_nothing_was_said_says_so_and_leaving_all_out_does_not(shelf: Shelf) -> None:
+    write_diary(shelf.diaries, "0ee", [], at=1.0, title="silent")
+    silent = shelf.run("history", "show", "diary:0ee")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "nothing is known of what was said in diary:0ee\n")
+    assert shelf.run("history", "show", "auth", "-n", "0").stderr == ""
+
+
 def test_a_search_prints_where_it_found_what(shelf: Shelf) -> None:
     done = shelf.run("history", "search", "GRÖSSE")
     assert done.returncode == 0 and done.stdout.startswith(f"{shelf.record.id} (auth)  user: Mend the Größe")

@@ -50,6 +50,11 @@ def test_what_an_agent_chose_cannot_steer_the_terminal() -> None:
     assert output.make_printable("a\x1b[2Jb\r\n\u202ec") == "a\\x1b[2Jb\\x0d\\x0a\\x202ec"
 
 
+def test_a_note_cannot_steer_the_terminal_either(capsys: pytest.CaptureFixture[str]) -> None:
+    output.note("\nmine:\n\x1b[2Jwhat an agent chose\x9b31m")
+    assert capsys.readouterr().err == "\nmine:\n\\x1b[2Jwhat an agent chose\\x9b31m\n"
+
+
 def test_a_table_is_aligned_and_cut_only_to_a_known_width(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.delenv("COLUMNS", raising=False)
