@@ -357,20 +357,21 @@ class Recorder:
     # The right to record
 
     def _look_again(self) -> None:
-        """See whether a newer incarnation exists; then nothing of the record that was just written stays."""
+        """See whether a newer incarnation exists or the session was removed; then nothing of what was just written stays."""
         looked_s = time.monotonic()
+        refused: CrewkeepError | None = None
         try:
-            newer = self._look.find_newer(self._epoch)
-        except CrewkeepError as error:
+            refused = self._look.find_newer(self._epoch)
+        except CrewkeepError:
             if not self._paths.path.is_dir():
-                raise self._gone() from error
-            newer = None  # unreadable: nobody can have raised the epoch; a repair writes it anew, and then we look again
-        if newer is not None:
+                refused = self._gone()
+            # Else unreadable: nobody can have raised the epoch; a repair writes it anew, and then we look again.
+        if refused is not None:
             if self._fd >= 0:
                 self._take_back()
             self._retire()
-            self._error = newer
-            raise newer
+            self._error = refused  # for good: the look tells of a record that is gone only once
+            raise refused
         self._look_at_s = looked_s + RECORDING_LOOK_S
 
     def _gone(self) -> NotFound:

@@ -283,8 +283,9 @@ def test_a_removed_session_is_named(recording: Recording) -> None:
     recorder.record_message("user", "x")
     shutil.rmtree(recording.paths.path)
     recorder._look_at_s = 0.0
-    with pytest.raises(NotFound):
-        recorder.record_message("user", "y")
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            recorder.record_message("user", "y")
     assert not recording.paths.path.exists()
 
 
