@@ -50,6 +50,11 @@ class Home:
         return self.path / "sessions.lock"
 
     @property
+    def resume_lock(self) -> Path:
+        """Held while a conversation that is no session's becomes one."""
+        return self.path / "resume.lock"
+
+    @property
     def names(self) -> Path:
         """A hint of which session bears which name (see ``sessions.names``)."""
         return self.path / "names"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.errors import InvalidInput, Missing, Refused
+from coordinator.errors import InvalidInput, Missing, Refused, Superseded
 from coordinator.services import archive
 from coordinator.services.archive import Past
 from coordinator.sessions.model import Phase, SessionRecord
@@ -45,7 +45,7 @@ def resume(
             raise typer.Exit(1)
     else:
         past = archive.find_past(house.home, ref, os.environ)
-    record = _revive(house, past) if past.session is not None else _begin(house, past, name)
+    record = _revive(house, past) if past.session is not None else _take_in(house, past, name)
 
     from crewkeep.cli.view import describe
 
@@ -96,6 +96,35 @@ def _revive(house: House, past: Past) -> SessionRecord:
             f"session {record.name} was not brought back: {row['outcome']}, {row['reason']}", hint=f"crewkeep why {record.name}"
         )
     return house.registry.get(record.id)
+
+
+def _take_in(house: House, past: Past, name: str | None) -> SessionRecord:
+    """Go on with a conversation from outside, once: it is the session's of whoever came first."""
+    from coordinator.config import START_TIMEOUT_S
+    from coordinator.system.home import prepare_home
+    from coordinator.system.locks import locked
+
+    prepare_home(house.home)
+    with locked(house.home.resume_lock, timeout_s=START_TIMEOUT_S):
+        now = archive.find_past(house.home, past.ref, os.environ)
+        if now.session is not None:
+            return _revive(house, now)
+        record = _begin(house, now, name)
+        _note_conversation(house, record, now)
+        return record
+
+
+def _note_conversation(house: House, record: SessionRecord, past: Past) -> None:
+    """Write down whose conversation it is now: the keeper of some programs finds that out only while they run."""
+    from coordinator.sessions.conversation import read_conversation, write_conversation
+
+    assert past.told is not None, "a conversation that is no session's is told by its program"
+    paths = house.home.session(record.id)
+    try:
+        if read_conversation(paths) is None:
+            write_conversation(paths, past.told.conversation, epoch=record.epoch, clock=house.clock)
+    except Superseded:
+        pass  # it was brought back already, and knows
 
 
 def _begin(house: House, past: Past, name: str | None) -> SessionRecord:

@@ -188,6 +188,16 @@ def test_a_conversation_from_outside_becomes_a_session_where_it_was_held(shelf: 
     assert Registry(shelf.home).get(row["id"]).agent_name == "diary"
 
 
+def test_of_several_who_go_on_with_one_conversation_at_once_one_does(shelf: Shelf) -> None:
+    environment = make_environment(shelf.home, shelf.environment)
+    command = [str(CREWKEEP), "resume", "diary:0bb", "-d"]
+    asked = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [(one.communicate(timeout=60)[1], one.returncode) for one in asked]
+    assert sorted(code for _, code in told) == [0, 5, 5], told
+    assert all("crewkeep attach" in text for text, code in told if code == 5)
+    assert len(shelf.json("ps", "--json")) == 1 and shelf.starts.count("--go-on 0bb") == 1
+
+
 def test_a_session_that_ended_is_brought_back_and_one_that_runs_is_not(shelf: Shelf) -> None:
     done = shelf.run("run", "-d", "--name", "live", "--agent", "diary", "--cwd", str(shelf.work), "--", "diary")
     assert done.returncode == 0, done.stderr
