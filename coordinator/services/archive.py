@@ -9,6 +9,7 @@ Not promised: that a conversation's text is searched as of one moment; who write
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
@@ -223,6 +224,9 @@ def _combine(conversations: list[Conversation], recorded: list[Entry]) -> list[E
     transcript: list[Item] = []
     marks: list[Entry] = []
     for conversation in conversations:
+        kept_in = conversation.transcript or conversation.store
+        if kept_in is not None and not os.path.lexists(kept_in):
+            marks.append(Mark(what=Note.DAMAGED, detail=f"{conversation.agent}'s transcript is gone: {kept_in}"))
         try:
             transcript += get_agent(conversation.agent).read_history(conversation)
         except Exception as error:  # noqa: BLE001 - adapters read what others wrote, and may be others' code themselves

@@ -91,6 +91,15 @@ def test_a_session_that_does_not_know_where_its_transcript_is_asks_the_agents_pr
         assert read_past(home, one) == [say("y", 1.0)]
 
 
+def test_a_transcript_that_is_gone_is_told_beside_what_was_recorded(home: Home, shelf: Path) -> None:
+    record = make_diary_session(home, shelf, "0aa", say("told", 1.0))
+    record_all(home, record, say("live", 2.0))
+    (shelf / "0aa.jsonl").unlink()
+    mark, live = read_session(home, record)
+    assert isinstance(mark, Mark) and mark.what is Note.DAMAGED and str(shelf / "0aa.jsonl") in (mark.detail or "")
+    assert live == say("live", 2.0)
+
+
 def test_what_was_recorded_and_told_is_shown_once_and_the_rest_at_its_time(home: Home, shelf: Path) -> None:
     told = [say("mend it", 10.0), say("I look", 20.0, Role.ASSISTANT), say("done", 40.0, Role.ASSISTANT)]
     record = make_diary_session(home, shelf, "0cc", *told)
