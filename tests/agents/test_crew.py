@@ -126,15 +126,15 @@ def test_a_letter_waits_for_the_sessions_agent_and_is_not_given_to_one_that_it_s
 
     with ExitStack() as stack:
         inner = stack.enter_context(ModelServer(answer_inner))
-        nested = make_program("gemini", inner, tmp_path / "inner")
-        nested.install("hooks", home)
+        nested = GEMINI.install(inner.root, tmp_path / "inner")
+        nested.configure("hooks", home)
         variables = " ".join(shlex.quote(f"{name}={value}") for name, value in nested.environment.items())
-        command = f"cd {nested.work} && env {variables} {shlex.join(nested.words)} look </dev/null"
+        command = f"cd {nested.work} && env {variables} {shlex.join(nested.program.headless)} look </dev/null"
 
         outer = stack.enter_context(ModelServer(lambda ask: "done" if ask.after_tool else Shell(command)))
-        program = make_program("codex", outer, tmp_path / "outer")
-        program.install("hooks", home)
-        words = ("run", "-d", "--name", "outer", "--", *program.words, "ask the other")
+        program = CODEX.install(outer.root, tmp_path / "outer")
+        program.configure("hooks", home)
+        words = ("run", "-d", "--name", "outer", "--", *CODEX.headless, "ask the other")
         done = cli(*words, home=home, env=program.environment, cwd=program.work)
         assert done.returncode == 0, done.stderr
         cli("wait", "outer", "--timeout", "80s", home=home, timeout_s=90)

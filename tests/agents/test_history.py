@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from claude_home import find_claude, make_claude_home
-from crew_programs import NAMES, SLOW_S, make_program
+from agent_home import AgentHome
+from claude_home import make_claude_home
 from model_server import Answer, Ask, ModelServer, Shell
+from programs import PROGRAMS
+from running import SLOW_S
 from support import cli, cli_json
 
 from coordinator.paths import Home
@@ -22,18 +25,20 @@ def answer(ask: Ask) -> Answer:
     return "fertig ✓" if ask.after_tool else Shell("printf 'ünï\\n'; exit 3")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "claude"])
-def test_what_was_said_and_done_is_in_the_sessions_history(home: Home, tmp_path: Path, name: str) -> None:
+CLAUDE = ("claude", "--model", "x", "--dangerously-skip-permissions", "-p")
+#: Name, command line before the prompt, and what prepares its home.
+EACH = [*((one.name, one.headless, one.make_home) for one in PROGRAMS), ("claude", CLAUDE, make_claude_home)]
+
+
+@pytest.mark.parametrize(("name", "words", "make_home"), EACH, ids=[name for name, *_ in EACH])
+def test_what_was_said_and_done_is_in_the_sessions_history(
+    home: Home, tmp_path: Path, name: str, words: tuple[str, ...], make_home: Callable[[str, Path], AgentHome]
+) -> None:
     with ModelServer(answer) as model:
-        if name == "claude":
-            claude = make_claude_home(model.root, tmp_path, find_claude())
-            environment, work = claude.environment, claude.work
-            words: tuple[str, ...] = ("claude", "--model", "x", "--dangerously-skip-permissions", "-p")
-        else:
-            program = make_program(name, model, tmp_path)
-            environment, work, words = program.environment, program.work, program.words
+        own = make_home(model.root, tmp_path)
+        environment = own.environment
         done = cli(
-            "run", "--name", "short", "--cwd", str(work), "--", *words, ASKED, home=home, env=environment, timeout_s=SLOW_S
+            "run", "--name", "short", "--cwd", str(own.work), "--", *words, ASKED, home=home, env=environment, timeout_s=SLOW_S
         )
         assert done.returncode == 0, done.stderr
     [row] = cli_json("history", "--json", home=home, env=environment)
