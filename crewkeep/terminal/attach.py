@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from coordinator.config import KEEPER_ANSWER_S
 from coordinator.errors import CrewkeepError, InvalidInput, Missing, NotFound, Refused, StorageError, TimedOut
 from coordinator.paths import Home
 from coordinator.sessions.model import Hosting, Phase, SessionRecord
@@ -189,7 +190,7 @@ class _Visit:
         if self._connection is None:
             self._connect()
         waited_s = time.monotonic() - self._lost_at_s
-        if not self._greeted and waited_s > _PATIENCE_S:
+        if not self._greeted and waited_s > (_PATIENCE_S if self._connection is None else KEEPER_ANSWER_S):
             self._tell_loss("its keeper does not answer" if self._connection else "it has no keeper now")
         if not self._greeted and not self._person.reads_keys and waited_s > _WAIT_LIMIT_S:
             name = self._record.name
