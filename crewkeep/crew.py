@@ -91,13 +91,15 @@ class Crew:
         return self.tell_all([self._registry.find(session)], text)[0]
 
     def tell_all(self, sessions: list[SessionRecord], text: str) -> list[Letter]:
-        """Leave the same message for several sessions; none gets it if one of them has ended. Raises as ``tell``."""
+        """Leave the same message for several sessions; none gets it if one has ended or has no room. Raises as ``tell``."""
         for to in sessions:
             if to.phase is Phase.ENDED:
                 hint = f"bring it back first: crewkeep resume {to.name}"
                 raise Refused(f"session {to.name} has ended and would not read it", hint=hint)
         with self._open() as crew:
             mailbox = Mailbox(crew, self._clock)
+            for to in sessions:
+                mailbox.check_room(to.id, to.name)
             return [mailbox.write(to.id, text, writer=self._writer) for to in sessions]
 
     def list_others(self, workspace: str) -> list[SessionRecord]:

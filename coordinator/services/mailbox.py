@@ -90,9 +90,7 @@ class Mailbox:
         if size > LETTER_LIMIT_BYTES:
             hint = "put it into the shared context or a file, and tell where it is"
             raise InvalidInput(f"a letter of {size} bytes is more than {LETTER_LIMIT_BYTES}", hint=hint)
-        waiting = sum(letter.state is not LetterState.READ for letter in self.list_letters(to))
-        if waiting >= LETTERS_LIMIT:
-            raise Refused(f"{waiting} letters wait for session {to} already", hint="wait until it has read some")
+        self.check_room(to)
         now_s = self._clock.wall_s()
         letter = Letter(
             id=new_id(now_s),
@@ -104,6 +102,12 @@ class Mailbox:
         )
         self._crew.put(_key(letter), letter.encode(), expected_version=0)
         return letter
+
+    def check_room(self, to: str, name: str | None = None) -> None:
+        """Raise ``Refused`` if too many letters wait for the session ``to`` already; ``name`` is what people call it."""
+        waiting = sum(letter.state is not LetterState.READ for letter in self.list_letters(to))
+        if waiting >= LETTERS_LIMIT:
+            raise Refused(f"{waiting} letters wait for session {name or to} already", hint="wait until it has read some")
 
     def list_letters(self, session_id: str) -> list[Letter]:
         """Return the letters of a session, oldest first, those it has read with them."""

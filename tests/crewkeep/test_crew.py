@@ -39,6 +39,18 @@ def test_messages_come_once_and_name_their_sender(home: Home, session: Session) 
     assert session.crew.tell("other", "hello yourself").sender == "planner"
 
 
+def test_a_message_for_all_goes_to_none_if_it_cannot_go_to_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(home)
+    first, second = make_session(home, "first"), make_session(home, "second")
+    crew = Crew(home, registry, None)
+    crew.tell("second", "one")
+    monkeypatch.setattr("coordinator.services.mailbox.LETTERS_LIMIT", 1)
+    with pytest.raises(Refused, match="second"):
+        crew.tell_all([first, second], "two")
+    crew.tell("first", "one")
+    assert [letter.text for letter in Crew(home, registry, first).inbox()] == ["one"]
+
+
 def test_what_is_not_held_cannot_be_released(session: Session) -> None:
     with pytest.raises(NotFound):
         session.crew.release("nothing-of-mine")
