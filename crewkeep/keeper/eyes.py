@@ -28,10 +28,10 @@ from recovery.checkpoint import iter_checkpoints
 _HOOK_WORD = b"crewkeep-hook"
 #: From a user who pressed a key so recently the agent is not taken.
 _TYPING_S = 10.0
-#: The pauses between two searches for the conversation while there is none: a quarter of the time so far, at least and at most
-#: this. So one that could be seen for the last quarter of a short life is found, and a long wait costs next to nothing.
+#: The pauses between two searches for the conversation: a quarter of the time since the agent began or last stirred, at least and
+#: at most this. So one that could be seen for the last quarter of a short life is found, and a long wait costs next to nothing.
 _SEARCH_PART, _SHORTEST_SEARCH_S, _LONGEST_SEARCH_S = 0.25, 0.5, 30.0
-#: A known conversation is looked for again so often, since an agent may begin another.
+#: The longest while one is known: the agent may begin another.
 _SEARCH_AGAIN_S = 60.0
 
 
@@ -59,7 +59,7 @@ class Eyes:
         self._progress, self._clock = progress, clock
         #: The transcript's progress as this incarnation found it.
         self._seen: int | None = None
-        self._began_s = self._search_s = clock.monotonic_s()
+        self._stirred_s = self._search_s = clock.monotonic_s()
         self._quiet_count: int | None = None
         #: What hooks told last: that the user was asked something, and whether the turn is over (``None``: nothing yet).
         self._is_asked = False
@@ -76,6 +76,8 @@ class Eyes:
 
     def note_output(self, data: bytes) -> None:
         """Let the adapter see what the agent wrote: some signs show only there."""
+        if self.conversation is None:
+            self._search_soon()  # many begin one when they are first spoken to, however long they waited for that
         try:
             self._adapter.note_output(data)
         except Exception as error:  # noqa: BLE001 - an adapter reads what another program writes; the agent must not die of it
@@ -125,9 +127,10 @@ class Eyes:
         return self._adapter.find_outcome(talk, event.call_id)
 
     def note_typed(self) -> None:
-        """Somebody pressed keys: what the user was asked is being answered."""
+        """Somebody pressed keys: what the user was asked is being answered, or another conversation begins."""
         self._is_asked = False
         self._typed_s = self._clock.monotonic_s()
+        self._search_soon()
 
     def holds_text(self, text: str) -> bool:
         """Tell whether the conversation is known to hold ``text``."""
@@ -216,8 +219,8 @@ class Eyes:
         now_s = self._clock.monotonic_s()
         if now_s >= self._search_s:
             self._search(agent)
-            pause_s = min(max((now_s - self._began_s) * _SEARCH_PART, _SHORTEST_SEARCH_S), _LONGEST_SEARCH_S)
-            self._search_s = now_s + (_SEARCH_AGAIN_S if self._is_located() else pause_s)
+            longest_s = _SEARCH_AGAIN_S if self._is_located() else _LONGEST_SEARCH_S
+            self._search_s = now_s + min(max((now_s - self._stirred_s) * _SEARCH_PART, _SHORTEST_SEARCH_S), longest_s)
         if self.conversation is None:
             return
         activity = self._activity = self._read(self.conversation)
@@ -247,6 +250,10 @@ class Eyes:
         elif told != self._stale or activity.at_prompt is False:
             self._stale = None
         return activity
+
+    def _search_soon(self) -> None:
+        self._stirred_s = self._clock.monotonic_s()
+        self._search_s = min(self._search_s, self._stirred_s + _SHORTEST_SEARCH_S)
 
     def _search(self, agent: AgentProcess) -> None:
         if (found := self._find([identity.pid for identity in agent.list_tree()])) is not None:

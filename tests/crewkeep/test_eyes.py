@@ -179,3 +179,34 @@ def test_nothing_is_looked_for_of_a_program_that_nothing_is_known_of(home: Home)
     record, clock = make_session(home), ManualClock()
     eyes = Eyes(home.session(record.id), record, make_launch(), Generic(), None, Progress(clock), clock)
     assert eyes.search_in_s == float("inf")
+
+
+def test_a_conversation_that_begins_after_a_long_wait_is_found_at_once(home: Home) -> None:
+    """Codex and OpenCode begin one with the first prompt: killed soon after it, they must come back in it."""
+    clock = ManualClock()
+    eyes, teller, paths = make_eyes(home, clock, None)
+    for _ in range(600):  # nobody says anything for ten minutes
+        clock.advance(1)
+        eyes.look(make_agent())
+    eyes.note_output(b"the prompt, drawn as it is typed")
+    teller.found = Conversation(agent="teller", id="late", transcript="/there")
+    clock.advance(1)
+    eyes.look(make_agent())
+    assert read_conversation(paths) == teller.found
+
+
+def test_another_conversation_that_the_user_begins_is_found_soon(home: Home) -> None:
+    clock = ManualClock()
+    known = Conversation(agent="teller", id="known", transcript="/there")
+    eyes, teller, paths = make_eyes(home, clock, known)
+    for _ in range(600):
+        clock.advance(1)
+        eyes.look(make_agent())
+    eyes.note_typed()
+    clock.advance(1)
+    eyes.look(make_agent())
+    teller.found = Conversation(agent="teller", id="next", transcript="/there/too")  # written a moment after the last key
+    for _ in range(3):
+        clock.advance(1)
+        eyes.look(make_agent())
+    assert read_conversation(paths) == teller.found
