@@ -29,7 +29,7 @@ from recovery.checkpoint import (
     quarantine_damaged,
     read_json,
 )
-from recovery.transcript import look_at_transcript
+from recovery.transcript import TranscriptState, look_at_transcript
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,10 +196,8 @@ def _put_back_transcript(
         return
     was = "lost"
     if conversation.transcript is not None:
-        sight = look_at_transcript(conversation.transcript)
-        if not (replace or sight.is_lost or sight.is_damaged or sight.whole_bytes < part.bytes):
-            return
-        was = sight.state
+        state = look_at_transcript(conversation.transcript).state
+        was = "damaged" if state is TranscriptState.WHOLE else state  # only its end was looked at
     path = find_part_path(found, manifest.TRANSCRIPT)
     assert path is not None, "the manifest names it"
     failpoints.hit("recover.transcript")

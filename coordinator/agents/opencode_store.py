@@ -53,8 +53,10 @@ def read(path: str, look: Callable[[sqlite3.Connection], T], timeout_s: float = 
     """
     import sqlite3
 
-    if not os.path.lexists(path):
+    if not os.path.exists(path):
         raise Unreadable("missing")
+    if not os.path.isfile(path):
+        raise Unreadable("damaged", "it is no file")
     for _ in range(2):
         still = None if os.path.lexists(f"{path}-wal") else stamp(path)
         try:

@@ -371,7 +371,18 @@ def codex_lines(count: int) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-@pytest.mark.parametrize("lost", [None, b"", bytes(400), codex_lines(1)])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        None,
+        b"",
+        bytes(400),
+        codex_lines(1),
+        b"no transcript at all\n" * 40,
+        bytes(40) + codex_lines(5)[40:],  # its end is as it should be
+        codex_lines(2) + bytes(100) + b"\n" + codex_lines(9),
+    ],
+)
 def test_a_transcript_that_was_lost_is_put_back_and_one_that_was_not_is_left(
     home: Home, tmp_path: Path, lost: bytes | None
 ) -> None:

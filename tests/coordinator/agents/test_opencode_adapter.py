@@ -594,7 +594,7 @@ def test_lost_rows_are_put_back_as_they_were(data: Data, tmp_path: Path) -> None
     assert not opencode.restore_transcript(talk(data), saved)
 
 
-@pytest.mark.parametrize("damage", ["gone", "garbage", "empty", "empty log left"])
+@pytest.mark.parametrize("damage", ["gone", "garbage", "empty", "empty log left", "a directory", "a link to nothing"])
 def test_a_lost_database_is_made_anew_and_what_was_damaged_stands_beside_it(data: Data, tmp_path: Path, damage: str) -> None:
     fill(data)
     saved = export(data, tmp_path)
@@ -605,13 +605,17 @@ def test_a_lost_database_is_made_anew_and_what_was_damaged_stands_beside_it(data
         data.path.touch()
     elif damage == "empty log left":
         data.path.with_name("opencode.db-wal").write_bytes(b"of the old one")
+    elif damage == "a directory":
+        data.path.mkdir()
+    elif damage == "a link to nothing":
+        data.path.symlink_to("nowhere")
     assert get_agent("opencode").restore_transcript(talk(data), saved)
     assert data.rows("SELECT id FROM session ORDER BY id") == sorted([(ID,), (HELPER_ID,)])
     assert data.rows("SELECT * FROM migration") == [("first", 1)]
     assert data.rows("SELECT * FROM permission") == [], "no permission is granted anew"
     assert data.rows("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL") == [("part_session_idx",)]
-    aside = [path.read_bytes() for path in data.path.parent.glob("*.damaged-*")]
-    assert aside == {"gone": [], "garbage": [b"garbage" * 1000], "empty": [b""], "empty log left": [b"of the old one"]}[damage]
+    aside = [path.read_bytes() for path in data.path.parent.glob("*.damaged-*") if path.is_file()]
+    assert aside == {"garbage": [b"garbage" * 1000], "empty": [b""], "empty log left": [b"of the old one"]}.get(damage, [])
     assert not data.path.with_name("opencode.db-wal").exists()
 
 
