@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from coordinator.agents.base import get_agent, recognise
+from coordinator.agents.base import get_agent, name_culprit, recognise
 from coordinator.config import START_TIMEOUT_S, Settings
 from coordinator.errors import CrewkeepError, Superseded, TimedOut
 from coordinator.paths import Home
@@ -51,8 +51,10 @@ def start_session(
     environment = dict(os.environ if environment is None else environment)
     launch = build_launch(argv, os.getcwd() if cwd is None else cwd, environment)
     adapter = recognise(launch.argv) if agent is None else get_agent(agent)
-    launch = dataclasses.replace(launch, agent=adapter.name, permission_mode=adapter.read_permission_mode(launch.argv))
-    find_program(adapter.prepare(launch).argv, cwd=launch.cwd, environment=environment)
+    with name_culprit(agent or type(adapter).__name__):
+        launch = dataclasses.replace(launch, agent=adapter.name, permission_mode=adapter.read_permission_mode(launch.argv))
+        prepared = adapter.prepare(launch)
+    find_program(prepared.argv, cwd=launch.cwd, environment=environment)
     registry = Registry(home)
     record = registry.create(
         name=name,

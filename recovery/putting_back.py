@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.agents import get_agent
-from coordinator.errors import CrewkeepError, Damaged, InvalidInput, NotFound, Refused, StorageError
+from coordinator.agents.base import get_agent, name_culprit
+from coordinator.errors import CrewkeepError, Damaged, NotFound, Refused, StartFailed, StorageError
 from coordinator.paths import Home
 from coordinator.sessions.conversation import Conversation, read_conversation, write_conversation
 from coordinator.sessions.journal import Journal
@@ -197,18 +197,22 @@ def _put_back_transcript(
     was = "lost"
     if conversation.transcript is not None:
         state = look_at_transcript(conversation.transcript).state
-        was = "damaged" if state is TranscriptState.WHOLE else state  # only its end was looked at
+        was = "replaced" if replace else "damaged" if state is TranscriptState.WHOLE else state  # only its end was looked at
     path = find_part_path(found, manifest.TRANSCRIPT)
     assert path is not None, "the manifest names it"
     failpoints.hit("recover.transcript")
     if replace and conversation.transcript is not None and os.path.lexists(conversation.transcript):
         _set_beside(conversation.transcript)
     try:
-        restored = get_agent(launch.agent).restore_transcript(conversation, path)
-    except InvalidInput:
-        return  # an adapter that this crewkeep does not have: the agent starts with what it finds
+        with name_culprit(launch.agent):
+            restored = get_agent(launch.agent).restore_transcript(conversation, path)
+    except StartFailed as error:  # an adapter that is not there, or broken: the agent starts with what it finds
+        notes.append(f"the transcript could not be put back: {error}")
+        return
     if restored:
         notes.append(f"the transcript was put back from checkpoint {found.number} (it was {was})")
+    elif replace:
+        notes.append(f"the conversation was left as it is: {launch.agent} does not take an older copy of it")
 
 
 def _set_beside(path: str) -> None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from coordinator.errors import InvalidInput
+from coordinator.errors import CrewkeepError, InvalidInput, StartFailed
 
 if TYPE_CHECKING:
     from coordinator.sessions.conversation import Conversation
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 GENERIC = "generic"
 #: Where distributions name their adapters: the agent's name = ``module:Class``.
 ENTRY_POINTS = "crewkeep.agents"
+_MEND = "mend or uninstall its distribution, or choose another with --agent"
+
+#: What the code of others may raise, also while it is imported (a script that leaves when it misses something).
+_FAULTS = (Exception, SystemExit)
 
 #: Name of the agent, where its adapter is. Those that know their program come first; ``generic`` takes the rest.
 _ADAPTERS = {
@@ -188,7 +193,7 @@ def recognise(argv: Sequence[str]) -> Agent:
         try:
             if (agent := _make(name, target)).recognises(argv):
                 return agent
-        except Exception:  # noqa: BLE001 - the code of others: one broken adapter must not keep all commands from starting
+        except _FAULTS:  # one broken adapter must not keep all commands from starting
             continue
     return get_agent(GENERIC)
 
@@ -197,6 +202,24 @@ def list_agents() -> list[str]:
     """Return the names of all agents, the generic one last."""
     names = [name for name in _ADAPTERS if name != GENERIC]
     return [*names, *_find_others(), GENERIC]
+
+
+@contextmanager
+def name_culprit(agent: str) -> Iterator[None]:
+    """Turn whatever an adapter raises that it should not, and that it is not there, into ``StartFailed`` that names its agent.
+
+    For where a session cannot go on without the adapter's answer.
+    """
+    try:
+        yield
+    except CrewkeepError as error:
+        if not isinstance(error, InvalidInput) or isinstance(error, StartFailed):
+            raise
+        raise StartFailed(error.message, hint=error.hint, program=agent, reason="failed") from error
+    except _FAULTS as error:
+        raise StartFailed(
+            f"the adapter of agent {agent!r} failed: {type(error).__name__}: {error}", hint=_MEND, program=agent, reason="failed"
+        ) from error
 
 
 def _find_others() -> dict[str, str]:
@@ -211,9 +234,7 @@ def _make(name: str, target: str) -> Agent:
     module, _, kind = target.partition(":")
     try:
         return cast(Agent, getattr(importlib.import_module(module), kind)())
-    except Exception as error:
+    except _FAULTS as error:
         raise InvalidInput(
-            f"the adapter {target} of agent {name!r} cannot be loaded: {type(error).__name__}: {error}",
-            hint="mend or uninstall its distribution, or choose another with --agent",
-            agent=name,
+            f"the adapter {target} of agent {name!r} cannot be loaded: {type(error).__name__}: {error}", hint=_MEND, agent=name
         ) from error

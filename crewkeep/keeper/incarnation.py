@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 
-from coordinator.agents.base import Agent, get_agent
+from coordinator.agents.base import Agent, get_agent, name_culprit
 from coordinator.config import SHUTDOWN_TIMEOUT_S, Settings
 from coordinator.context import Context, MemoryContext, SharedContext
 from coordinator.errors import CrewkeepError
@@ -81,13 +81,14 @@ class Incarnation:
         ``StorageError``, ``Busy``; then nothing of it is left.
         """
         paths = home.session(record.id)
-        adapter = get_agent(launch.agent)
-        prepared = adapter.prepare(launch)
         conversation = _read_conversation_quietly(home, record)
-        if record.epoch == 1:
-            argv, conversation = _begin(paths, record, prepared, adapter)
-        else:
-            argv = adapter.build_resume(prepared, conversation)
+        with name_culprit(launch.agent):
+            adapter = get_agent(launch.agent)
+            prepared = adapter.prepare(launch)
+            if record.epoch == 1:
+                argv, conversation = _begin(paths, record, prepared, adapter)
+            else:
+                argv = adapter.build_resume(prepared, conversation)
         environment = {"TERM": "xterm-256color", **build_environment(prepared, secrets, record, home)}
         group = cgroup.create_group(name_group(record.id, record.epoch)) if settings.use_cgroup else None
         spawned = terminal.spawn_on_terminal(

@@ -405,7 +405,8 @@ def test_a_transcript_that_was_lost_is_put_back_and_one_that_was_not_is_left(
     assert "put back from checkpoint 1" in notes[0]
     assert put_back(home, registry, record, launch, None).notes == ()
     transcript.write_bytes(codex_lines(9))
-    put_back(home, registry, record, launch, 1)  # asked for by number: it replaces, and sets aside what was there
+    told = put_back(home, registry, record, launch, 1)  # asked for by number: it replaces, and sets aside what was there
+    assert told.notes == ("the transcript was put back from checkpoint 1 (it was replaced)",)
     assert transcript.read_bytes() == codex_lines(5)
     assert (tmp_path / "rollout.jsonl.replaced-1").read_bytes() == codex_lines(9)
 
