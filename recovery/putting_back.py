@@ -201,27 +201,35 @@ def _put_back_transcript(
     path = find_part_path(found, manifest.TRANSCRIPT)
     assert path is not None, "the manifest names it"
     failpoints.hit("recover.transcript")
-    if replace and conversation.transcript is not None and os.path.lexists(conversation.transcript):
-        _set_beside(conversation.transcript)
+    beside = _set_beside(conversation.transcript) if replace and conversation.transcript is not None else None
     try:
         with name_culprit(launch.agent):
             restored = get_agent(launch.agent).restore_transcript(conversation, path)
     except StartFailed as error:  # an adapter that is not there, or broken: the agent starts with what it finds
+        restored = False
         notes.append(f"the transcript could not be put back: {error}")
-        return
     if restored:
         notes.append(f"the transcript was put back from checkpoint {found.number} (it was {was})")
     elif replace:
         notes.append(f"the conversation was left as it is: {launch.agent} does not take an older copy of it")
+        if beside is not None and conversation.transcript is not None:
+            _rename(beside, conversation.transcript)
 
 
-def _set_beside(path: str) -> None:
-    """Move a transcript that is to be replaced out of the way, where its owner finds it."""
+def _set_beside(path: str) -> str | None:
+    """Move a transcript that is to be replaced out of the way and tell where its owner finds it; ``None`` if there is none."""
+    if not os.path.lexists(path):
+        return None
     number = 1
     while os.path.lexists(f"{path}.replaced-{number}"):
         number += 1
+    _rename(path, f"{path}.replaced-{number}")
+    return f"{path}.replaced-{number}"
+
+
+def _rename(path: str, new: str) -> None:
     try:
-        os.rename(path, f"{path}.replaced-{number}")
+        os.rename(path, new)
     except OSError as error:
-        raise StorageError.from_os(error, "set aside", path) from error
+        raise StorageError.from_os(error, "rename", path) from error
     files.sync_directory(Path(path).parent)

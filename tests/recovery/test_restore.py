@@ -411,6 +411,22 @@ def test_a_transcript_that_was_lost_is_put_back_and_one_that_was_not_is_left(
     assert (tmp_path / "rollout.jsonl.replaced-1").read_bytes() == codex_lines(9)
 
 
+def test_a_conversation_that_its_adapter_does_not_take_back_stays_as_it_is(home: Home, tmp_path: Path) -> None:
+    record = start_session(home)
+    registry = Registry(home)
+    launch = registry.get_launch(record.id)
+    assert launch.agent == "generic"
+    transcript = tmp_path / "talk.jsonl"
+    transcript.write_bytes(b'{"said": 1}\n')
+    conversation = Conversation(agent="generic", id="c-1", transcript=str(transcript))
+    write_conversation(home.session(record.id), conversation, epoch=1)
+    take_checkpoint(home, record, launch, conversation=conversation)
+    transcript.write_bytes(b'{"said": 1}\n{"said": 2}\n')
+    [note] = put_back(home, registry, record, launch, 1).notes
+    assert "left as it is" in note
+    assert transcript.read_bytes() == b'{"said": 1}\n{"said": 2}\n'
+
+
 def test_a_damaged_conversation_is_rebuilt_and_the_damaged_file_kept(home: Home) -> None:
     record = start_dead_session(home)
     paths = home.session(record.id)
