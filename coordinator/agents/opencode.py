@@ -56,6 +56,8 @@ GO_ON = (
 #: How each line of ``run --format json`` tells the conversation; inside its strings the quotation marks are escaped.
 _TOLD = re.compile(rb'"sessionID":"(ses_[0-9A-Za-z]{1,64})"')
 _TOLD_LIMIT_BYTES = 100
+#: It takes the whole terminal at once, and shows the cursor in its input line when it reads keys: seconds later.
+_TAKES_SCREEN, _READS_KEYS = b"\x1b[?1049h", b"\x1b[?25h"
 
 
 class OpenCode(Generic):
@@ -74,6 +76,9 @@ class OpenCode(Generic):
         self._waits = False
         self._told: str | None = None
         self._cut_output = b""
+        #: Whether its full screen is being drawn: it has the terminal and reads no keys yet.
+        self._is_drawing = False
+        self._last_output = b""
 
     def recognises(self, argv: Sequence[str]) -> bool:
         return command_line.PROGRAM.is_started_by(argv)
@@ -146,6 +151,11 @@ class OpenCode(Generic):
         return command_line.build(command_line.limit_permission(command, past.agent), conversation=conversation.id, words=words)
 
     def note_output(self, output: bytes) -> None:
+        shown = self._last_output + output
+        takes, reads = shown.rfind(_TAKES_SCREEN), shown.rfind(_READS_KEYS)
+        if takes != reads:
+            self._is_drawing = takes > reads
+        self._last_output = shown[-len(_TAKES_SCREEN) :]
         if self._told is None:
             output = self._cut_output + output
             self._cut_output = output[-_TOLD_LIMIT_BYTES:]
@@ -165,6 +175,8 @@ class OpenCode(Generic):
         is_cut = self._cut is not None and seen.last == self._cut
         if is_cut:  # what was cut does not go on
             at_prompt = True if self._waits else None
+        if self._is_drawing and at_prompt:
+            at_prompt = False
         error = log.find_error(conversation.id)
         if at_prompt is False and error is not None and reading.LIMIT.search(error.text):
             limited_until = find_reset(error.text, error.at)

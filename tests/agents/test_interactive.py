@@ -248,3 +248,16 @@ def test_an_attached_terminal_stays_through_kill_9_of_agent_and_keeper(sitting: 
     assert terminal.find_left_on() == set()
     again = sitting.attach()
     again.wait_for("answered <third>", timeout_s=SLOW_S)
+
+
+def test_what_is_sent_to_a_session_as_soon_as_it_is_idle_again_reaches_its_model(sitting: Sitting) -> None:
+    terminal = sitting.run()
+    sitting.type(terminal, "first words")
+    terminal.wait_for("answered <first>")
+    sitting.wait_conversation()
+    killed = sitting.record.agent
+    assert killed is not None and send_signal(killed, signal.SIGKILL)
+    sitting.wait_epoch(2)
+    sitting.cli("wait", "auth", "--until", "idle", "--timeout", "60s")
+    sitting.cli("send", "auth", "second words")
+    assert "first words" in sitting.wait_ask("second words").said_by("user")

@@ -326,6 +326,23 @@ def test_an_agent_between_turns_waits_at_its_prompt(data: Data) -> None:
     assert opencode.read_activity(talk(data)).at_prompt is True
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_keys_are_not_waited_for_until_the_full_screen_is_drawn(data: Data, size: int) -> None:
+    """It clears the screen seconds before it reads its first key; what is typed meanwhile is lost."""
+    data.user(1, "do it")
+    data.assistant(2, done=True)
+    opencode = get_agent("opencode")
+    assert opencode.read_activity(talk(data)).at_prompt is True
+    for shown, at_prompt in (
+        (b"\x1b[?25h\x1b[?2004h\x1b[?1049h", False),
+        (b"\x1b]0;OpenCode\x07 Build\x1b[?25h", True),
+        (b"\x1b[?25l", True),
+    ):
+        for at in range(0, len(shown), size):
+            opencode.note_output(shown[at : at + size])
+        assert opencode.read_activity(talk(data)).at_prompt is at_prompt
+
+
 def test_an_open_permission_prompt_needs_the_user_until_its_tool_runs(data: Data) -> None:
     opencode = get_agent("opencode")
     data.user(1, "do it")
