@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import os
 import platform
@@ -27,7 +28,17 @@ from coordinator import ids, sealed
 from coordinator.paths import Home
 from coordinator.services.archive import list_past, search
 from coordinator.sessions.launch import build_launch
-from coordinator.sessions.model import LAUNCH_FORMAT, LAUNCH_KIND, RECORD_FORMAT, RECORD_KIND, Hosting, Restart, SessionRecord
+from coordinator.sessions.model import (
+    LAUNCH_FORMAT,
+    LAUNCH_KIND,
+    RECORD_FORMAT,
+    RECORD_KIND,
+    Hosting,
+    Outcome,
+    Phase,
+    Restart,
+    SessionRecord,
+)
 from coordinator.sessions.registry import Registry
 
 #: A short message: what an agent says between two commands.
@@ -203,14 +214,17 @@ def time_call(call: Callable[[], object]) -> float:
 
 
 def fill_home(home: Home, count: int) -> None:
-    """Register sessions as the registry would, without its durability: their files are the same."""
-    template = Registry(home).create(
+    """Register sessions that have ended as the registry would, without its durability: their files are the same."""
+    registry = Registry(home)
+    template = registry.create(
         name="template",
         workspace="bench",
         hosting=Hosting.PROGRAM,
         launch=build_launch(("agent", "--task"), "/", {"LANG": "C"}),
         restart=Restart.NEVER,
     )
+    ended = dataclasses.replace(template, phase=Phase.ENDED, outcome=Outcome.DONE)
+    template = registry.change(template.id, epoch=template.epoch, change=lambda _: ended)
     launch = sealed.read_sealed(home.session(template.id).launch, LAUNCH_KIND, LAUNCH_FORMAT)
     for number in range(count - 1):
         at = template.created_at - number
