@@ -304,8 +304,11 @@ class PatrolStart:
             environment=build_own_environment(self._home, "patrol", {}),
             log=self._home.patrol_log,
         )
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(self._patrol.encode()).encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(self._patrol.encode()).encode(), 0)
+        except OSError:
+            return  # a full disk: then the next who comes before it answers may start one too, and one of the two leaves
 
 
 def _find_begun(fd: int) -> ProcessIdentity | None:

@@ -50,11 +50,11 @@ class Names:
     def add(self, name: str, session_id: str) -> None:
         """Note, before it does, that the session comes to bear the name."""
         self._ids[name] = session_id
-        self._write(_seal(f"{session_id} {name}"), os.O_APPEND)
+        self._write(lambda: _seal(f"{session_id} {name}"), os.O_APPEND)
 
     def settle(self) -> None:
         """Note, after a change of the sessions' directory, that it is as it should be."""
-        self._write(self._build_head(), 0)
+        self._write(self._build_head, 0)
 
     def _read(self) -> dict[str, str] | None:
         """Return what the hint says, ``None`` if it is not to be believed."""
@@ -69,10 +69,10 @@ class Names:
 
     def _make(self, ids: dict[str, str]) -> None:
         self._ids, self._kept = ids, len(ids)
-        lines = (_seal(f"{one} {name}") for name, one in ids.items())
         try:
-            files.replace_durably(self._path, b"".join((self._build_head(), *lines)), durable=False)
-        except (OSError, CrewkeepError):
+            lines = [self._build_head(), *(_seal(f"{one} {name}") for name, one in ids.items())]
+            files.replace_durably(self._path, b"".join(lines), durable=False)
+        except (OSError, CrewkeepError, ValueError):
             self._give_up()
 
     def _build_head(self) -> bytes:
@@ -80,15 +80,16 @@ class Names:
         status = os.stat(self._sessions)
         return _seal(f"{boot_id():<40} {status.st_ino:020d} {status.st_mtime_ns:020d} {self._kept:010d}")
 
-    def _write(self, line: bytes, flag: int) -> None:
+    def _write(self, build: Callable[[], bytes], flag: int) -> None:
         try:
             failpoints.hit("names.write")
+            line = build()
             fd = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flag)
             try:
                 files.write_all(fd, line)
             finally:
                 os.close(fd)
-        except OSError:
+        except (OSError, ValueError):
             self._give_up()
 
     def _give_up(self) -> None:
@@ -97,6 +98,7 @@ class Names:
 
 
 def _seal(text: str) -> bytes:
+    """Raises ``ValueError`` for what no name of ours holds."""
     data = text.encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(data), data)
 

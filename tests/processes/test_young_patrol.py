@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -67,6 +68,17 @@ def test_a_patrol_that_was_left_before_it_answered_is_followed_if_it_never_does(
     wait_until(lambda: second.go_on() or find_patrol(home), what="another patrol")
     second.end()
     assert [patrol.pid for patrol in started[1:]] == [find_patrol(home)]
+
+
+def test_a_disk_that_takes_no_word_of_the_start_does_not_keep_a_patrol_from_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    ensure_patrol(home)
+    assert find_patrol(home)
 
 
 def test_a_patrol_stays_while_short_sessions_come_and_go(home: Home, started: list[ProcessIdentity]) -> None:

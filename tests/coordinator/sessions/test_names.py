@@ -1,5 +1,6 @@
 """The hint of who bears which name: believed only when it is right, and never a way to two sessions of one name."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from session_support import end_session, make_launch, make_session
 from coordinator.errors import Refused
 from coordinator.paths import Home
 from coordinator.sessions.model import Hosting, Phase, Restart
+from coordinator.sessions.names import Names
 from coordinator.sessions.registry import Registry
 from coordinator.system import failpoints
 from coordinator.system.processes import identify_self
@@ -169,6 +171,19 @@ def test_a_disk_that_takes_no_hint_gives_no_name_twice(home: Home) -> None:
 
     with failpoints.observe(fail):
         make_session(home, "two")
+    assert not home.names.exists()
+    with pytest.raises(Refused, match="two"):
+        make_session(home, "two")
+
+
+def test_a_hint_that_cannot_be_settled_does_not_fail_a_start(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_session(home, "one")
+
+    def fail(_: Names) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Names, "_build_head", fail)
+    assert make_session(home, "two").name == "two"
     assert not home.names.exists()
     with pytest.raises(Refused, match="two"):
         make_session(home, "two")
